@@ -1,0 +1,201 @@
+"""Settings, read once from TOML and environment: typed, frozen, strict.
+
+Each class below is a table of `conf/hsmd.toml`, which shows every option with its default. A variable
+`HSMD__TABLE__OPTION` in the environment wins over the file. Unknown tables, options and variables are
+refused with their path. Secrets never stand here, only the files that hold them.
+"""
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_ENVIRONMENT_PREFIX = "HSMD__"
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; the text says which file, option and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hsm:
+    """The token behind the daemon."""
+
+    token: str = "pkcs11:token=hsmd?module-path=/usr/lib/softhsm/libsofthsm2.so"
+    pin_file: Path | None = None  # None: the systemd credential "hsm-pin"
+    softhsm_conf: Path | None = None  # SOFTHSM2_CONF for this process and its children only
+    lock_file: Path = Path("/run/hsmd/token.lock")  # held while a process initialises and logs in
+    deadline_seconds: float = 10.0  # longest wait for one answer of the token
+    loaded_keys: int = 10_000  # key versions held loaded, a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The metadata store."""
+
+    url: str = "sqlite:////var/lib/hsmd/hsmd.db"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixListener:
+    """A local listener; whoever may open the socket acts as one user in one project.
+
+    `{worker}` in the path stands for the worker's number; without it only worker 0 listens.
+    """
+
+    path: str
+    user_id: str
+    project_id: str
+    mode: str = "0600"
+
+
+@dataclass(frozen=True, slots=True)
+class Grpc:
+    """The daemon's door."""
+
+    address: str = "127.0.0.1"
+    port: int = 7443
+    certificate: Path = Path("/etc/hsmd/server.pem")
+    key: Path = Path("/etc/hsmd/server.key")
+    client_ca: Path = Path("/etc/hsmd/ca.pem")
+    gateways: tuple[str, ...] = ("CN:hsmd-gateway",)  # certificates that may forward callers' evidence
+    workers: int = 0  # 0: one a core
+    threads: int = 8  # calls at once, a worker
+    waiting_calls: int = 256  # more than this wait, a worker: RESOURCE_EXHAUSTED
+    deadline_seconds: float = 30.0  # for calls that bring none
+    grace_seconds: float = 10.0  # for calls in flight when the daemon stops
+    connection_age_seconds: int = 600  # clients are told to reconnect
+    unix: tuple[UnixListener, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The REST face."""
+
+    address: str = "127.0.0.1"
+    port: int = 8443
+    certificate: Path = Path("/etc/hsmd/gateway.pem")
+    key: Path = Path("/etc/hsmd/gateway.key")
+    daemon: str = "127.0.0.1:7443"
+    daemon_ca: Path = Path("/etc/hsmd/ca.pem")
+    daemon_certificate: Path = Path("/etc/hsmd/gateway-client.pem")  # what the daemon knows it by
+    daemon_key: Path = Path("/etc/hsmd/gateway-client.key")
+    daemon_name: str = ""  # expected in the daemon's certificate; "": the host above
+    channels: int = 8  # connections to the daemon, a process
+    workers: int = 1
+    body_bytes: int = 12 * 1024 * 1024
+    deadline_seconds: float = 20.0
+    grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The record of every call."""
+
+    directory: Path = Path("/var/lib/hsmd/audit")
+    durable: bool = True  # on disk (fdatasync) before the answer leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the service."""
+
+    keys_per_project: int = 100
+    token_hours: int = 24
+    clock_minutes: int = 15  # how far a signature's clock may be off
+    message_bytes: int = 1024 * 1024  # one gRPC message
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What operators read."""
+
+    level: str = "INFO"
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    region: str = "local-1"
+    hsm: Hsm = field(default_factory=Hsm)
+    store: Store = field(default_factory=Store)
+    grpc: Grpc = field(default_factory=Grpc)
+    gateway: Gateway = field(default_factory=Gateway)
+    audit: Audit = field(default_factory=Audit)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the file (None: defaults alone) and the environment. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: can't be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for name, text in environment.items():
+        if name.startswith(_ENVIRONMENT_PREFIX):
+            _overlay(tree, name, text)
+    built: Settings = _build(Settings, tree, "")
+    return built
+
+
+def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
+    *tables, option = name.removeprefix(_ENVIRONMENT_PREFIX).lower().split("__")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+    try:
+        tree[option] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[option] = text
+
+
+def _build(kind: type, tree: Mapping[str, Any], path: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(tree) - set(hints))
+    if unknown:
+        raise ConfigError(f"{path}{unknown[0]}: no such option; known here: {', '.join(sorted(hints))}")
+    values = {name: _convert(hints[name], value, path + name) for name, value in tree.items()}
+    missing = [
+        each.name
+        for each in dataclasses.fields(kind)
+        if each.name not in values
+        and each.default is dataclasses.MISSING
+        and each.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{path}{missing[0]}: this option is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: a table is due, not {value!r}")
+        return _build(typing.cast(type, hint), value, f"{path}.")
+    if typing.get_origin(hint) is types.UnionType:  # Path | None
+        return None if value == "" else _convert(typing.get_args(hint)[0], value, path)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{path}: a list is due, not {value!r}")
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(item, each, f"{path}[{index}]") for index, each in enumerate(value))
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path}: {hint.__name__} is due, not {value!r}")
+    if hint in (int, float) and value < 0:
+        raise ConfigError(f"{path}: a number from 0 is due, not {value!r}")
+    return value

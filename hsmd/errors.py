@@ -1,0 +1,139 @@
+"""One error class and one table: each fault with its DEW code, HTTP status, gRPC status and text.
+
+Sources: the DEW error code tables (KMS, APIGW), the IAM API's error bodies. A fault's text is a
+template; the values it names are given where it is raised and never hold a secret:
+
+    raise Error(KEY_DISABLED, key=key_id)
+
+Two faults may share a code where DEW has one code for both; they then share its HTTP status.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What can go wrong: `grpc` is the name of a gRPC status code, `http` a status number."""
+
+    code: str
+    http: int
+    grpc: str
+    text: str
+
+
+class Error(Exception):
+    """A fault that happened. Its text is for the caller; the cause (`from`) is for the log."""
+
+    def __init__(self, fault: Fault, **values: object) -> None:
+        self.fault = fault
+        self.message = fault.text.format(**values)
+        super().__init__(f"{fault.code}: {self.message}")
+
+
+# The request itself
+BODY_NOT_JSON = Fault("KMS.0202", 400, "INVALID_ARGUMENT", "The request body is not valid JSON: {reason}.")
+PARAMETER_MISSING = Fault("KMS.0204", 400, "INVALID_ARGUMENT", "The parameter {name} is missing.")
+PARAMETER_INVALID = Fault("KMS.0308", 400, "INVALID_ARGUMENT", "The parameter {name} is not valid: {reason}.")
+SEQUENCE_INVALID = Fault("KMS.0206", 400, "INVALID_ARGUMENT", "The sequence is not valid: {reason}.")
+CONTEXT_INVALID = Fault(
+    "KMS.0208", 400, "INVALID_ARGUMENT", "The additional authenticated data is not valid: {reason}."
+)
+FORMAT_INVALID = Fault("KMS.0214", 400, "INVALID_ARGUMENT", "The request is not valid: {reason}.")
+METHOD_NOT_SUPPORTED = Fault("KMS.0215", 405, "UNIMPLEMENTED", "{verb} is not supported here, {allowed} is.")
+BODY_TOO_LARGE = Fault("APIGW.0201", 413, "INVALID_ARGUMENT", "The request is larger than {limit} bytes.")
+NO_SUCH_API = Fault("APIGW.0101", 404, "UNIMPLEMENTED", "No such API: {verb} {path}.")
+
+# The caller
+IDENTITY_REFUSED = Fault(
+    "APIGW.0301", 401, "UNAUTHENTICATED", "Incorrect IAM authentication information: {reason}."
+)
+TOKEN_MISSING = Fault("KMS.0301", 403, "UNAUTHENTICATED", "X-Auth-Token is missing or not valid.")
+TOKEN_INVALID = Fault("KMS.0302", 403, "UNAUTHENTICATED", "X-Auth-Token is not valid.")
+TOKEN_EXPIRED = Fault("KMS.0303", 403, "UNAUTHENTICATED", "X-Auth-Token has expired.")
+TOKEN_WITHOUT_PROJECT = Fault("KMS.0305", 403, "PERMISSION_DENIED", "X-Auth-Token has no valid project.")
+PROJECT_REFUSED = Fault("KMS.0307", 403, "PERMISSION_DENIED", "You have no access to project {project}.")
+PROJECT_DIFFERS = Fault(
+    "KMS.0321", 403, "PERMISSION_DENIED", "The project in the URL is not the one of the token."
+)
+ACTION_REFUSED = Fault("KMS.0330", 403, "PERMISSION_DENIED", "You lack the permission {action}.")
+TOKEN_REQUEST_REFUSED = Fault("IAM.0001", 401, "UNAUTHENTICATED", "The username or password is wrong.")
+TOKEN_REQUEST_INVALID = Fault("IAM.0011", 400, "INVALID_ARGUMENT", "Request body is invalid: {reason}.")
+RATE_EXCEEDED = Fault("APIGW.0308", 429, "RESOURCE_EXHAUSTED", "Too many requests: {reason}.")
+
+# Keys and their states
+KEY_ID_INVALID = Fault(
+    "KMS.0205", 400, "INVALID_ARGUMENT", "The key_id is not valid: a UUID, alias/NAME or an alias URN is due."
+)
+KEY_NOT_FOUND = Fault("KMS.0207", 404, "NOT_FOUND", "The key does not exist.")
+KEY_DISABLED = Fault("KMS.0209", 400, "FAILED_PRECONDITION", "The key {key} is disabled.")
+KEY_PENDING_DELETION = Fault("KMS.0210", 400, "FAILED_PRECONDITION", "The key {key} is pending deletion.")
+KEY_STATE_REFUSED = Fault("KMS.0209", 400, "FAILED_PRECONDITION", "The key {key} is not enabled: {state}.")
+KEY_IS_DEFAULT = Fault("KMS.0211", 400, "FAILED_PRECONDITION", "{key} is a default key: this is refused.")
+KEY_NOT_DISABLED = Fault("KMS.1201", 400, "FAILED_PRECONDITION", "The key {key} is not disabled.")
+KEY_NOT_ENABLED = Fault("KMS.1301", 400, "FAILED_PRECONDITION", "The key {key} is not enabled.")
+KEY_USED_UP = Fault(
+    "KMS.0308",
+    400,
+    "FAILED_PRECONDITION",
+    "The key {key} is used up: version {version} has encrypted its 2^32 messages. Rotate it or use another.",
+)
+ALIAS_INVALID = Fault("KMS.1101", 400, "INVALID_ARGUMENT", "The key_alias is not valid: {reason}.")
+DESCRIPTION_INVALID = Fault("KMS.1103", 400, "INVALID_ARGUMENT", "The key_description is not valid: {reason}.")
+ALIAS_IN_USE = Fault("KMS.1104", 400, "ALREADY_EXISTS", "The key_alias {alias} is in use.")
+QUOTA_EXCEEDED = Fault("KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} keys is used up.")
+SPEC_INVALID = Fault("KMS.1110", 400, "INVALID_ARGUMENT", "The key_spec is not valid: {reason}.")
+KEYSTORE_REFUSED = Fault("KMS.0340", 400, "INVALID_ARGUMENT", "The keystore is not supported: {reason}.")
+DAYS_INVALID = Fault("KMS.1401", 400, "INVALID_ARGUMENT", "pending_days is not valid: 7 to 1096 is due.")
+ALREADY_PENDING_DELETION = Fault(
+    "KMS.1402", 400, "FAILED_PRECONDITION", "The key {key} is already pending deletion."
+)
+NOT_PENDING_DELETION = Fault("KMS.1501", 400, "FAILED_PRECONDITION", "The key {key} is not pending deletion.")
+LIMIT_INVALID = Fault("KMS.1601", 400, "INVALID_ARGUMENT", "The limit is not valid: 1 to 1000 is due.")
+MARKER_INVALID = Fault(
+    "KMS.1602", 400, "INVALID_ARGUMENT", "The marker is not valid: a number from 0 is due."
+)
+
+# Data and data keys
+RANDOM_LENGTH_INVALID = Fault(
+    "KMS.1801", 400, "INVALID_ARGUMENT", "random_data_length is not valid: 8 to 8192 bits are due."
+)
+RANDOM_LENGTH_UNEVEN = Fault(
+    "KMS.1802", 400, "INVALID_ARGUMENT", "random_data_length is not valid: a multiple of 8 bits is due."
+)
+DATAKEY_LENGTH_INVALID = Fault(
+    "KMS.1901", 400, "INVALID_ARGUMENT", "datakey_length is not valid: 8 to 8192 bits are due."
+)
+DATAKEY_SPEC_INVALID = Fault("KMS.1902", 400, "INVALID_ARGUMENT", "The data key's key_spec is not valid.")
+DATAKEY_LENGTH_UNEVEN = Fault(
+    "KMS.1903", 400, "INVALID_ARGUMENT", "datakey_length is not valid: a multiple of 8 bits is due."
+)
+PLAINTEXT_INVALID = Fault("KMS.2101", 400, "INVALID_ARGUMENT", "The plain_text is not valid: {reason}.")
+PLAIN_LENGTH_INVALID = Fault(
+    "KMS.2102", 400, "INVALID_ARGUMENT", "datakey_plain_length is not valid: 1 to 1024 bytes are due."
+)
+PLAIN_DIGEST_DIFFERS = Fault(
+    "KMS.2103", 400, "INVALID_ARGUMENT", "The SHA-256 behind the data key is not its own."
+)
+PLAIN_LENGTH_DIFFERS = Fault(
+    "KMS.2104", 400, "INVALID_ARGUMENT", "The plain_text is not datakey_plain_length bytes and their SHA-256."
+)
+ALGORITHM_REFUSED = Fault(
+    "KMS.2105", 400, "INVALID_ARGUMENT", "A symmetric key does not support this encryption_algorithm."
+)
+CIPHERTEXT_INVALID = Fault("KMS.2201", 400, "INVALID_ARGUMENT", "The cipher_text is not valid.")
+CIPHER_LENGTH_INVALID = Fault(
+    "KMS.2202", 400, "INVALID_ARGUMENT", "datakey_cipher_length is not valid: 1 to 1148 bytes are due."
+)
+CIPHER_DIGEST_DIFFERS = Fault("KMS.2203", 400, "INVALID_ARGUMENT", "The data key's digest does not match.")
+CIPHER_LENGTH_DIFFERS = Fault(
+    "KMS.2204", 400, "INVALID_ARGUMENT", "The cipher_text does not have datakey_cipher_length."
+)
+
+# The service
+INTERNAL = Fault("KMS.0101", 500, "INTERNAL", "Internal error.")
+STORAGE_FAILED = Fault("KMS.0102", 500, "INTERNAL", "Storage failed; nothing was changed.")
+UNAVAILABLE = Fault("KMS.0104", 503, "UNAVAILABLE", "The service is not available now: {reason}.")
+DEADLINE = Fault("KMS.0104", 503, "DEADLINE_EXCEEDED", "No answer in time: {reason}.")
+
+FAULTS: tuple[Fault, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Fault))
+BY_CODE: dict[str, Fault] = {fault.code: fault for fault in reversed(FAULTS)}
