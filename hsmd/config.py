@@ -26,7 +26,7 @@ class ConfigError(Exception):
 class Hsm:
     """The token behind the daemon."""
 
-    token: str = "pkcs11:token=hsmd?module-path=/usr/lib/softhsm/libsofthsm2.so"
+    token: str = "pkcs11:token=hsmd?module-path=/usr/lib/softhsm/libsofthsm2.so"  # noqa: S105 -- an address
     pin_file: Path | None = None  # None: the systemd credential "hsm-pin"
     softhsm_conf: Path | None = None  # SOFTHSM2_CONF for this process and its children only
     lock_file: Path = Path("/run/hsmd/token.lock")  # held while a process initialises and logs in
@@ -152,8 +152,10 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
 
 def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
     *tables, option = name.removeprefix(_ENVIRONMENT_PREFIX).lower().split("__")
-    for table in tables:
+    for depth, table in enumerate(tables):
         tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{'.'.join(tables[: depth + 1])}: not a table, as {name} would have it")
     try:
         tree[option] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -182,7 +184,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: a table is due, not {value!r}")
-        return _build(typing.cast(type, hint), value, f"{path}.")
+        return _build(typing.cast("type", hint), value, f"{path}.")
     if typing.get_origin(hint) is types.UnionType:  # Path | None
         return None if value == "" else _convert(typing.get_args(hint)[0], value, path)
     if typing.get_origin(hint) is tuple:
@@ -193,9 +195,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{path}: {hint.__name__} is due, not {value!r}")
-    if hint in (int, float) and value < 0:
+    if hint in (int, float) and not value >= 0:  # nor nan
         raise ConfigError(f"{path}: a number from 0 is due, not {value!r}")
     return value
