@@ -1,0 +1,1 @@
+"""Command lines: `hsmd` for the host, `hsmctl` for people and scripts."""

@@ -1,0 +1,1 @@
+"""Processes: supervisor, workers, warden, and what prepares them; the only place that wires."""
