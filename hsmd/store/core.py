@@ -1,0 +1,206 @@
+"""The store's one door: transactions, and what changed since. Both databases give the same promises.
+
+A `Store` is made in the process that uses it, after the fork: connections don't survive one.
+
+One writer at a time: on SQLite by BEGIN IMMEDIATE, on PostgreSQL by an advisory lock held to the
+transaction's end, so that the change feed's numbers become visible in their order there too. The writers of
+one process queue at a lock before that, since SQLite's own waiting is polling.
+"""
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy.pool import PoolProxiedConnection
+
+from hsmd.store import engine
+from hsmd.store.engine import WAIT_SECONDS, StoreError
+from hsmd.store.faults import BUSY, TRANSLATED
+from hsmd.store.feed import Change
+from hsmd.store.schema import CHANGES, REVISION
+
+Seal = Callable[[bytes], bytes]
+
+ADVISORY_LOCK = 0x68736D64  # "hsmd", taken by who writes to PostgreSQL
+_UPGRADE = "run `hsmctl db upgrade`"
+_SCRUB_MILLIS = 250  # longest wait for readers that still need the old log
+
+_log = logging.getLogger(__name__)
+_record_change = insert(CHANGES)
+_last_change = select(func.coalesce(func.max(CHANGES.c.seq), 0))
+
+
+class Tx:
+    """A transaction under way. `connection` is for this room only."""
+
+    __slots__ = ("_store", "connection", "scrub")
+
+    def __init__(self, store: "Store", connection: Connection) -> None:
+        self._store = store
+        self.connection = connection
+        self.scrub = False  # set by who destroys: the commit is followed by overwriting what was
+
+    def seal(self, content: bytes) -> bytes:
+        """HMAC-SHA-256 by the sealing key, 32 bytes. Raises what the token raises."""
+        if self._store.seal is None:
+            raise RuntimeError("this store was given no seal: sealed rows can't be read or written")
+        return self._store.seal(content)
+
+    def changed(self, subject: str, id: str) -> None:  # noqa: A002 # the column's name
+        """Tell the other processes and nodes, with the commit, that this changed."""
+        self.connection.execute(_record_change, {"subject": subject, "id": id})
+
+
+class Store:
+    """All of the metadata store, for any thread of the process that made it.
+
+    `url` is `sqlite:////absolute/path` or `postgresql://...`. `seal` is HMAC-SHA-256 by the token's
+    sealing key; None while only unsealed tables are touched. Nothing is opened yet. Raises StoreError
+    for a URL that can't be used.
+    """
+
+    def __init__(self, url: str, seal: Seal | None) -> None:
+        self.seal = seal
+        self._url = engine.parse(url)
+        self._sqlite = self._url.get_backend_name() == "sqlite"
+        self._readers = engine.build(self._url, writing=False)
+        self._writers = engine.build(self._url, writing=True)
+        self._writing = threading.Lock()
+        self._watching = threading.Lock()
+        self._watch: PoolProxiedConnection | None = None
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """The store is there and has this program's schema. Raises StoreError, Error."""
+        path = engine.sqlite_path(self._url)
+        if path is not None and not path.exists():
+            raise StoreError(f"there is no store at {path}: {_UPGRADE}")
+        found = self._revision()
+        if found is None:
+            raise StoreError(f"the store is empty: {_UPGRADE}")
+        if found < REVISION:
+            raise StoreError(f"the store has schema {found}, this hsmd needs {REVISION}: {_UPGRADE}")
+        if found > REVISION:
+            raise StoreError(f"the store has schema {found}, this hsmd knows {REVISION}: a newer hsmd is due")
+        if self._sqlite and self._journal_mode() != "wal":
+            raise StoreError(f"the store is a copy that lost its journal mode: {_UPGRADE}")
+
+    def describe(self) -> str:
+        """The kind of database and its schema, like "sqlite, schema 0001". Raises Error."""
+        return f"{self._url.get_backend_name()}, schema {self._revision() or 'none'}"
+
+    @contextmanager
+    def read(self) -> Iterator[Tx]:
+        """All reads inside see one state. Raises Error for the store's faults."""
+        with TRANSLATED, self._connect(self._readers) as connection:
+            yield Tx(self, connection)
+
+    @contextmanager
+    def write(self, before_commit: Callable[[], None] | None = None) -> Iterator[Tx]:
+        """A change: all of it, durable when this returns, or nothing. One writer at a time, everywhere.
+
+        `before_commit` is called after the body. Any exception, also its, undoes the change and goes on.
+        Doesn't nest. Raises Error for the store's faults; when a PostgreSQL is lost while it commits,
+        that is UNAVAILABLE and the change may have been made.
+        """
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise BUSY()
+        try:
+            with TRANSLATED, self._connect(self._writers) as connection:
+                connection.begin()
+                if not self._sqlite:
+                    connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+                tx = Tx(self, connection)
+                yield tx
+                if before_commit is not None:
+                    before_commit()
+                connection.commit()
+                if tx.scrub and self._sqlite:
+                    _scrub(connection)
+        finally:
+            self._writing.release()
+
+    def version(self) -> int:
+        """A number that differs after any commit, by whichever thread or process. A few µs on SQLite.
+
+        Good for "the same as before?" only: on SQLite it is this process's own, on PostgreSQL the
+        newest change's. Raises Error.
+        """
+        if not self._sqlite:
+            return self.last_change()
+        # SQLite's number changes when *another* connection commits. This one never does, so all who write
+        # are others. The driver is asked directly: a transaction by SQLAlchemy would cost 20 times more.
+        with TRANSLATED, self._watching:
+            if self._watch is None:
+                self._same_process()
+                self._watch = self._readers.raw_connection()
+            try:
+                return _data_version(self._watch)
+            except sqlite3.Error:
+                self._drop_watch()  # the next call opens another
+                raise
+
+    def last_change(self) -> int:
+        """The number of the newest change in the feed, 0 when there is none. Raises Error."""
+        with self.read() as tx:
+            number: int = tx.connection.execute(_last_change).scalar_one()
+            return number
+
+    def changes(self, since: int) -> list[Change]:
+        """The changes after the number `since`, in order. Raises Error."""
+        query = select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id).where(CHANGES.c.seq > since)
+        with self.read() as tx:
+            return [Change(*row) for row in tx.connection.execute(query.order_by(CHANGES.c.seq))]
+
+    def close(self) -> None:
+        """Close what is open. A later call opens it again."""
+        with self._watching:
+            self._drop_watch()
+        self._readers.dispose()
+        self._writers.dispose()
+
+    def _connect(self, pool: Engine) -> Connection:
+        self._same_process()
+        return pool.connect()
+
+    def _same_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a store doesn't survive a fork: make it in the process that uses it")
+
+    def _revision(self) -> str | None:
+        with self.read() as tx:
+            return engine.revision(tx.connection)
+
+    def _journal_mode(self) -> object:
+        with self.read() as tx:
+            return tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+
+    def _drop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.invalidate()
+            self._watch = None
+
+
+def _data_version(watch: PoolProxiedConnection) -> int:
+    connection = watch.driver_connection
+    if not isinstance(connection, sqlite3.Connection):
+        raise TypeError("an SQLite connection is due")
+    number: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return number
+
+
+def _scrub(connection: Connection) -> None:
+    """Overwrite what the commit replaced: SQLite's log still holds it. Best effort, the commit stands."""
+    driver = connection.connection.driver_connection
+    try:
+        if not isinstance(driver, sqlite3.Connection):
+            raise TypeError("an SQLite connection is due")
+        driver.execute(f"PRAGMA busy_timeout={_SCRUB_MILLIS}")
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        driver.execute(f"PRAGMA busy_timeout={round(WAIT_SECONDS * 1000)}")
+    except sqlite3.Error:
+        _log.warning("the log of the store could not be truncated after a deletion", exc_info=True)

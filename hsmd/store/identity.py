@@ -1,0 +1,184 @@
+"""Who may come and as whom: domains, projects, users, their roles, access keys and certificates.
+
+Every function that adds raises the store's fault when the id or name is taken. Every one that finds
+raises SealBroken, and gives None where there is nothing. Changes come in the feed as subject "identity"
+with the id of what was added, for a role the user's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam
+
+from hsmd.store import schema
+from hsmd.store.core import Tx
+from hsmd.store.seals import Sealed
+
+SUBJECT = "identity"  # in the change feed
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A tenant: an account with its own users and projects."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Where a domain's keys live."""
+
+    id: str
+    domain_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone of a domain; `password_hash` is Argon2's own text form."""
+
+    id: str
+    domain_id: str
+    name: str
+    password_hash: str
+    enabled: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"User(id={self.id!r}, domain_id={self.domain_id!r}, name={self.name!r}, enabled={self.enabled})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoleAssignment:
+    """What a user may do in a project, by the role's name."""
+
+    user_id: str
+    project_id: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """An AK; its SK is `wrapped` by the root key of that label. `created` in ms since 1970 UTC."""
+
+    id: str
+    user_id: str
+    wrapped: bytes
+    root_label: str
+    enabled: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateBinding:
+    """The user and project of a client certificate named like "CN:client", "URI:..." or "DNS:..."."""
+
+    name: str
+    user_id: str
+    project_id: str
+
+
+_DOMAINS = Sealed(schema.DOMAINS, Domain)
+_PROJECTS = Sealed(schema.PROJECTS, Project)
+_USERS = Sealed(schema.USERS, User)
+_ROLES = Sealed(schema.ROLES, RoleAssignment)
+_ACCESS_KEYS = Sealed(schema.ACCESS_KEYS, AccessKey)
+_BINDINGS = Sealed(schema.BINDINGS, CertificateBinding)
+
+_domain_by_id = _DOMAINS.where(schema.DOMAINS.c.id == bindparam("id"))
+_domain_by_name = _DOMAINS.where(schema.DOMAINS.c.name == bindparam("name"))
+_project_by_id = _PROJECTS.where(schema.PROJECTS.c.id == bindparam("id"))
+_projects = _PROJECTS.where(schema.PROJECTS.c.domain_id == bindparam("domain_id")).order_by(
+    schema.PROJECTS.c.name
+)
+_user_by_id = _USERS.where(schema.USERS.c.id == bindparam("id"))
+_user_by_name = _USERS.where(
+    schema.USERS.c.domain_id == bindparam("domain_id"), schema.USERS.c.name == bindparam("name")
+)
+_roles = _ROLES.where(schema.ROLES.c.user_id == bindparam("user_id")).order_by(
+    schema.ROLES.c.project_id, schema.ROLES.c.role
+)
+_access_key = _ACCESS_KEYS.where(schema.ACCESS_KEYS.c.id == bindparam("id"))
+_binding = _BINDINGS.where(schema.BINDINGS.c.name == bindparam("name"))
+
+
+def insert_domain(tx: Tx, domain: Domain) -> None:
+    """Add a domain; its name is unique."""
+    _insert(tx, _DOMAINS, domain, domain.id)
+
+
+def insert_project(tx: Tx, project: Project) -> None:
+    """Add a project; its name is unique in its domain."""
+    _insert(tx, _PROJECTS, project, project.id)
+
+
+def insert_user(tx: Tx, user: User) -> None:
+    """Add a user; the name is unique in the domain."""
+    _insert(tx, _USERS, user, user.id)
+
+
+def insert_role(tx: Tx, role: RoleAssignment) -> None:
+    """Give a user a role in a project."""
+    _insert(tx, _ROLES, role, role.user_id)
+
+
+def insert_access_key(tx: Tx, access_key: AccessKey) -> None:
+    """Add an access key."""
+    _insert(tx, _ACCESS_KEYS, access_key, access_key.id)
+
+
+def insert_binding(tx: Tx, binding: CertificateBinding) -> None:
+    """Let a certificate's name act as a user in a project."""
+    _insert(tx, _BINDINGS, binding, binding.name)
+
+
+def get_domain(tx: Tx, domain_id: str) -> Domain | None:
+    """The domain of that id."""
+    return _DOMAINS.one(tx, _domain_by_id, id=domain_id)
+
+
+def get_domain_by_name(tx: Tx, name: str) -> Domain | None:
+    """The domain of that name."""
+    return _DOMAINS.one(tx, _domain_by_name, name=name)
+
+
+def get_project(tx: Tx, project_id: str) -> Project | None:
+    """The project of that id."""
+    return _PROJECTS.one(tx, _project_by_id, id=project_id)
+
+
+def find_projects(tx: Tx, domain_id: str) -> list[Project]:
+    """The domain's projects, by name."""
+    return _PROJECTS.many(tx, _projects, domain_id=domain_id)
+
+
+def get_user(tx: Tx, user_id: str) -> User | None:
+    """The user of that id."""
+    return _USERS.one(tx, _user_by_id, id=user_id)
+
+
+def get_user_by_name(tx: Tx, domain_id: str, name: str) -> User | None:
+    """The domain's user of that name."""
+    return _USERS.one(tx, _user_by_name, domain_id=domain_id, name=name)
+
+
+def roles_of(tx: Tx, user_id: str) -> list[RoleAssignment]:
+    """All that the user may do, by project and role."""
+    return _ROLES.many(tx, _roles, user_id=user_id)
+
+
+def get_access_key(tx: Tx, access_key_id: str) -> AccessKey | None:
+    """The access key of that id."""
+    return _ACCESS_KEYS.one(tx, _access_key, id=access_key_id)
+
+
+def get_binding(tx: Tx, name: str) -> CertificateBinding | None:
+    """The binding of that certificate name."""
+    return _BINDINGS.one(tx, _binding, name=name)
+
+
+def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str) -> None:
+    table.insert(tx, record)
+    tx.changed(SUBJECT, changed)

@@ -1,0 +1,190 @@
+"""Keys in the store: the CMK's record, its wrapped versions, and how often each has encrypted.
+
+A destroyed key stays as a tombstone (state 0): found by its id, but neither listed nor counted, and its
+alias is free again. What a state means is the domain's; here count only `LIVING` and `PENDING_DELETION`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Select, bindparam, func, literal_column, select
+from sqlalchemy.exc import IntegrityError
+
+from hsmd.errors import ALIAS_IN_USE, Error
+from hsmd.store import schema
+from hsmd.store.core import Tx
+from hsmd.store.schema import KEYS, LIVING, PENDING_DELETION
+from hsmd.store.seals import SealBroken, Sealed
+
+SUBJECT = "keys"  # in the change feed
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A CMK. `created` and `deletion_date` are milliseconds since 1970 UTC."""
+
+    id: str
+    project_id: str
+    domain_id: str
+    alias: str
+    description: str
+    spec: str
+    usage: str
+    origin: str
+    state: int
+    is_default: bool
+    created: int
+    deletion_date: int | None
+    enterprise_project_id: str
+    current_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVersion:
+    """A version's material, wrapped by the root key of that label; `wrapped` is None when destroyed."""
+
+    key_id: str
+    version: int
+    algorithm: str
+    wrapped: bytes | None
+    root_label: str
+    created: int
+    destroyed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """How many messages a version may have encrypted: what was reserved, used or not."""
+
+    key_id: str
+    version: int
+    used: int
+
+
+_KEYS = Sealed(KEYS, Key)
+_VERSIONS = Sealed(schema.VERSIONS, KeyVersion)
+_USAGE = Sealed(schema.USAGE, KeyUsage)
+
+_by_id = _KEYS.where(KEYS.c.id == bindparam("key_id"))
+_by_alias = _KEYS.where(
+    KEYS.c.project_id == bindparam("project_id"), KEYS.c.alias == bindparam("alias"), LIVING
+)
+_due = (
+    _KEYS.where(PENDING_DELETION, KEYS.c.deletion_date <= bindparam("now"))
+    .order_by(KEYS.c.deletion_date)
+    .limit(bindparam("limit"))
+)
+_versions = _VERSIONS.where(schema.VERSIONS.c.key_id == bindparam("key_id"))
+_version = _versions.where(schema.VERSIONS.c.version == bindparam("version"))
+_usage = _USAGE.where(
+    schema.USAGE.c.key_id == bindparam("key_id"), schema.USAGE.c.version == bindparam("version")
+)
+
+
+def insert_key(tx: Tx, key: Key, version: KeyVersion) -> None:
+    """Add a key with its first version. Raises ALIAS_IN_USE."""
+    _with_alias(tx, key, _KEYS.insert)
+    _VERSIONS.insert(tx, version)
+    _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))
+    tx.changed(SUBJECT, key.id)
+
+
+def update_key(tx: Tx, key: Key) -> None:
+    """Replace the row of this id. Raises ALIAS_IN_USE; SealBroken when the row is gone."""
+    _with_alias(tx, key, _KEYS.update)
+    tx.changed(SUBJECT, key.id)
+
+
+def get_key(tx: Tx, key_id: str) -> Key | None:
+    """The key, also as a tombstone. Raises SealBroken."""
+    return _KEYS.one(tx, _by_id, key_id=key_id)
+
+
+def get_key_by_alias(tx: Tx, project_id: str, alias: str) -> Key | None:
+    """The living key of that alias. Raises SealBroken."""
+    return _KEYS.one(tx, _by_alias, project_id=project_id, alias=alias)
+
+
+def get_version(tx: Tx, key_id: str, version: int) -> KeyVersion | None:
+    """A version, destroyed ones too. Raises SealBroken."""
+    return _VERSIONS.one(tx, _version, key_id=key_id, version=version)
+
+
+def list_keys(
+    tx: Tx, project_id: str, *, limit: int, offset: int, state: int | None = None, spec: str | None = None
+) -> list[Key]:
+    """Living keys of the project in the order of their making. Raises SealBroken."""
+    query = _KEYS.where(KEYS.c.project_id == project_id, LIVING).order_by(KEYS.c.created, KEYS.c.id)
+    return _KEYS.many(tx, _filtered(query, state, spec).limit(limit).offset(offset))
+
+
+def count_keys(
+    tx: Tx,
+    project_id: str,
+    *,
+    state: int | None = None,
+    spec: str | None = None,
+    custom_only: bool = False,
+    at_most: int | None = None,
+) -> int:
+    """How many living keys the project has; `custom_only` leaves out default keys.
+
+    With `at_most` counting stops there: enough to hold against a quota, however many there are.
+    """
+    query = select(KEYS.c.state).where(KEYS.c.project_id == project_id, LIVING)
+    if custom_only:
+        query = query.where(KEYS.c.is_default == literal_column("0"))
+    rows = _filtered(query, state, spec).limit(at_most).subquery()
+    return tx.connection.execute(select(func.count()).select_from(rows)).scalar_one()
+
+
+def due_deletions(tx: Tx, now: int, *, limit: int = 1000) -> list[Key]:
+    """Keys whose deletion was due at `now` (ms), longest due first; ask again for more. Raises SealBroken."""
+    return _KEYS.many(tx, _due, now=now, limit=limit)
+
+
+def destroy_versions(tx: Tx, key_id: str, now: int) -> None:
+    """Forget the material of all versions: the rows stay, `wrapped` goes. Raises SealBroken.
+
+    On SQLite the old content is overwritten in the file and, as far as other readers let, in its log.
+    """
+    for version in _VERSIONS.many(tx, _versions, key_id=key_id):
+        if version.wrapped is not None:
+            _VERSIONS.update(tx, replace(version, wrapped=None, destroyed=now))
+    tx.scrub = True
+    tx.changed(SUBJECT, key_id)
+
+
+def reserve_usage(tx: Tx, key_id: str, version: int, block: int, limit: int) -> int:
+    """Reserve `block` messages of the version's `limit`: how many are granted, 0 when it is used up.
+
+    No change of the feed. Raises SealBroken, also when the count's row is gone.
+    """
+    usage = _USAGE.one(tx, _usage, key_id=key_id, version=version)
+    if usage is None:
+        raise SealBroken(schema.USAGE.name, f"{key_id}/{version}")
+    granted = max(0, min(block, limit - usage.used))
+    if granted:
+        _USAGE.update(tx, replace(usage, used=usage.used + granted))
+    return granted
+
+
+def _filtered(query: Select[Any], state: int | None, spec: str | None) -> Select[Any]:
+    if state is not None:
+        query = query.where(KEYS.c.state == state)
+    if spec is not None:
+        query = query.where(KEYS.c.spec == spec)
+    return query
+
+
+def _with_alias(tx: Tx, key: Key, change: Any) -> None:
+    # The drivers tell which rule was hurt in different ways, so the store is asked who has the alias. The
+    # savepoint keeps PostgreSQL's transaction usable for that.
+    try:
+        with tx.connection.begin_nested():
+            change(tx, key)
+    except IntegrityError:
+        other = get_key_by_alias(tx, key.project_id, key.alias)
+        if other is None or other.id == key.id:
+            raise
+        raise Error(ALIAS_IN_USE, alias=key.alias) from None

@@ -1,0 +1,225 @@
+"""The tables of the store as this program uses them; the migrations build the same, and a test compares.
+
+Times are milliseconds since 1970 UTC. Tables with a `seal` column decide security: see `seals.py`.
+Rules that a query shares with a partial index (`LIVING`, `PENDING_DELETION`) are spelled as literals,
+since a planner can't match a bound value with an index's condition.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    literal_column,
+)
+from sqlalchemy.engine.interfaces import Dialect
+
+REVISION = "0001"  # the migration that makes this schema; a test compares it with the scripts
+
+
+class Flag(TypeDecorator[bool]):
+    """A truth value, stored as 0 or 1. Anything else that stands there comes back raw and fails its seal."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: bool | None, dialect: Dialect) -> Any:  # noqa: ARG002 # SQLAlchemy's signature
+        """From a bool to what is stored."""
+        return None if value is None else int(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002 # SQLAlchemy's signature
+        """From what is stored to a bool."""
+        return bool(value) if value in (0, 1) else value
+
+
+class Blob(LargeBinary):
+    """Bytes as the driver gives them: converting what isn't bytes could hide a change from the seal."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # SQLAlchemy's signature
+        """No conversion."""
+
+
+ID = String(64)
+TEXT = Text()
+MILLIS = BigInteger()
+FLAG = Flag()
+BLOB = Blob()
+
+METADATA = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _seal() -> Column[bytes]:
+    return Column("seal", BLOB, nullable=False)
+
+
+# Identity
+
+DOMAINS = Table(
+    "domains",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("name", TEXT, nullable=False, unique=True),
+    _seal(),
+)
+
+PROJECTS = Table(
+    "projects",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    _seal(),
+    UniqueConstraint("domain_id", "name"),
+)
+
+USERS = Table(
+    "users",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("password_hash", TEXT, nullable=False),
+    Column("enabled", FLAG, nullable=False),
+    _seal(),
+    UniqueConstraint("domain_id", "name"),
+)
+
+ROLES = Table(
+    "roles",
+    METADATA,
+    Column("user_id", ID, ForeignKey("users.id"), primary_key=True),
+    Column("project_id", ID, ForeignKey("projects.id"), primary_key=True),
+    Column("role", TEXT, primary_key=True),
+    _seal(),
+)
+
+ACCESS_KEYS = Table(
+    "access_keys",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("wrapped", BLOB, nullable=False),
+    Column("root_label", TEXT, nullable=False),
+    Column("enabled", FLAG, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+)
+
+BINDINGS = Table(
+    "certificate_bindings",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("project_id", ID, ForeignKey("projects.id"), nullable=False),
+    _seal(),
+)
+
+# Keys. Their project is no foreign key: identity may come to live in another service.
+
+KEYS = Table(
+    "keys",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("project_id", ID, nullable=False),
+    Column("domain_id", ID, nullable=False),
+    Column("alias", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("spec", TEXT, nullable=False),
+    Column("usage", TEXT, nullable=False),
+    Column("origin", TEXT, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("is_default", FLAG, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("deletion_date", MILLIS),
+    Column("enterprise_project_id", TEXT, nullable=False),
+    Column("current_version", Integer, nullable=False),
+    _seal(),
+)
+
+LIVING: ColumnElement[bool] = KEYS.c.state != literal_column("0")  # 0: destroyed, the record is a tombstone
+PENDING_DELETION: ColumnElement[bool] = KEYS.c.state == literal_column("4")
+
+
+def _partial(name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+ALIAS_INDEX = _partial("uq_keys_alias", KEYS.c.project_id, KEYS.c.alias, where=LIVING, unique=True)
+LIST_INDEX = _partial("ix_keys_list", KEYS.c.project_id, KEYS.c.created, KEYS.c.id, where=LIVING)
+COUNT_INDEX = _partial(
+    "ix_keys_count", KEYS.c.project_id, KEYS.c.is_default, KEYS.c.state, KEYS.c.spec, where=LIVING
+)
+DUE_INDEX = _partial("ix_keys_due", KEYS.c.deletion_date, where=PENDING_DELETION)
+
+VERSIONS = Table(
+    "key_versions",
+    METADATA,
+    Column("key_id", ID, ForeignKey("keys.id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("algorithm", TEXT, nullable=False),
+    Column("wrapped", BLOB),  # NULL: destroyed
+    Column("root_label", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("destroyed", MILLIS),
+    _seal(),
+)
+
+USAGE = Table(
+    "key_usage",
+    METADATA,
+    Column("key_id", ID, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("used", BigInteger, nullable=False),
+    _seal(),
+    ForeignKeyConstraint(["key_id", "version"], ["key_versions.key_id", "key_versions.version"]),
+)
+
+# What keeps processes and retries in step; nothing here decides security
+
+CHANGES = Table(
+    "changes",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("subject", TEXT, nullable=False),
+    Column("id", TEXT, nullable=False),
+    sqlite_autoincrement=True,  # a number is never given twice, even when old rows go
+)
+
+SEQUENCES = Table(
+    "sequences",
+    METADATA,
+    Column("project_id", ID, primary_key=True),
+    Column("method", TEXT, primary_key=True),
+    Column("sequence", TEXT, primary_key=True),
+    Column("digest", BLOB, nullable=False),
+    Column("result_id", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False, index=True),
+)
+
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("holder", TEXT, nullable=False),
+    Column("until", MILLIS, nullable=False),
+)
