@@ -1,0 +1,138 @@
+"""From a call's connection and metadata to an identity, one class a kind of peer.
+
+Evidence of others (`hsmd-auth-token`, `hsmd-signature`, ...) is honoured only from certificates that the
+configuration names as gateways; such a certificate is nobody by itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import unquote
+
+import grpc
+
+from hsmd.api.methods import Method
+from hsmd.config import UnixListener
+from hsmd.domain import identity
+from hsmd.domain.core import Core
+from hsmd.domain.identity import Identity, Signature
+from hsmd.errors import IDENTITY_REFUSED, Error
+
+Metadata = Mapping[str, str | bytes]
+
+
+class Peer(Protocol):
+    """The other end of one call: the address it comes from, and who it can show to be."""
+
+    @property
+    def source(self) -> str:
+        """The address, without its port; "local" for a Unix socket."""
+
+    def identify(self, method: Method) -> Identity:
+        """Who it is. Raises Error(IDENTITY_REFUSED) and the faults of tokens."""
+
+
+Meet = Callable[[grpc.ServicerContext, Metadata], Peer]
+
+_CERTIFICATE_NAMES = (
+    ("CN:", "x509_common_name"),
+    ("URI:", "peer_uri"),
+    ("DNS:", "peer_dns"),
+    ("EMAIL:", "peer_email"),
+)
+_SOURCE_LENGTH = 64
+
+
+def certificate_names(context: grpc.ServicerContext) -> list[str]:
+    """The verified client certificate's names, as bindings and configuration spell them."""
+    properties = context.auth_context()
+    return [
+        prefix + value.decode("utf-8", "replace")
+        for prefix, key in _CERTIFICATE_NAMES
+        for value in properties.get(key, ())
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePeer:
+    """A client with a certificate of its own."""
+
+    core: Core
+    source: str
+    names: list[str]
+
+    def identify(self, method: Method) -> Identity:
+        """The user the certificate is bound to."""
+        return identity.by_certificate(self.core, self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPeer:
+    """A local process: whoever may open the socket is the user that the configuration binds it to."""
+
+    core: Core
+    source: str
+    listener: UnixListener
+
+    def identify(self, method: Method) -> Identity:
+        """The listener's user."""
+        return identity.by_socket(self.core, self.listener.user_id, self.listener.project_id)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPeer:
+    """A gateway: it forwards what its caller showed, and the caller's address."""
+
+    core: Core
+    source: str
+    metadata: Metadata
+
+    def identify(self, method: Method) -> Identity:
+        """The user that the forwarded token or signature belongs to."""
+        token = self.metadata.get("hsmd-auth-token")
+        if token:
+            return identity.by_token(self.core, str(token))
+        access_key = self.metadata.get("hsmd-access-key")
+        canonical = self.metadata.get("hsmd-canonical-request-bin")
+        if not access_key or not isinstance(canonical, bytes):
+            raise Error(IDENTITY_REFUSED, reason="neither X-Auth-Token nor a signature was sent")
+        _check_route(canonical, method)
+        evidence = Signature(
+            access_key=str(access_key),
+            date=str(self.metadata.get("hsmd-sdk-date", "")),
+            canonical_request=canonical,
+            signature=str(self.metadata.get("hsmd-signature", "")),
+        )
+        return identity.by_signature(self.core, evidence)
+
+
+def tls(core: Core, gateways: frozenset[str]) -> Meet:
+    """For the mTLS listener."""
+
+    def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
+        names = certificate_names(context)
+        if gateways.isdisjoint(names):
+            return CertificatePeer(core, _address(context), names)
+        return GatewayPeer(core, str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)
+
+    return meet
+
+
+def socket(core: Core, listener: UnixListener) -> Meet:
+    """For a Unix socket."""
+    peer = SocketPeer(core, "local", listener)
+    return lambda context, metadata: peer
+
+
+def _address(context: grpc.ServicerContext) -> str:
+    """The peer's address without its port, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
+    address = context.peer().partition(":")[2].rpartition(":")[0]
+    return unquote(address).strip("[]")
+
+
+def _check_route(canonical: bytes, method: Method) -> None:
+    """The signed verb and path must be the called method's: a gateway can't use them for another."""
+    verb, _, rest = canonical.decode("utf-8", "replace").partition("\n")
+    path = rest.partition("\n")[0]
+    if not any(verb == each and pattern.fullmatch(path) for each, pattern in method.routes):
+        raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

@@ -1,0 +1,142 @@
+"""What the proto declares of each method, compiled once at start: options, routes, checks."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from google.api import annotations_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
+from hsmd.pb.options.v1 import options_pb2
+
+Check = Callable[[Any], None]
+
+_VARIABLE = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One rpc: `routes` holds (verb, pattern of the canonical URI) for what a signature may name."""
+
+    name: str
+    action: str
+    event: str
+    resource: str
+    access: int
+    request: type[Message]
+    check: Check
+    routes: tuple[tuple[str, re.Pattern[str]], ...]
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody may call it."""
+        return self.access == options_pb2.OPEN
+
+
+def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, Method]]:
+    """The service's methods. Raises ValueError for one without event, or without a needed action."""
+    for descriptor in service.methods:
+        options: options_pb2.Method = descriptor.GetOptions().Extensions[options_pb2.method]
+        name = f"{service.full_name}/{descriptor.name}"
+        if not options.event:
+            raise ValueError(f"{name}: the option event is missing")
+        if (options.access == options_pb2.PERMITTED) != bool(options.action):
+            raise ValueError(f"{name}: a permitted method needs an action, any other must have none")
+        yield (
+            descriptor,
+            Method(
+                name=name,
+                action=options.action,
+                event=options.event,
+                resource=options.resource,
+                access=options.access,
+                request=message_factory.GetMessageClass(descriptor.input_type),
+                check=checker(descriptor.input_type),
+                routes=tuple(_routes(descriptor)),
+            ),
+        )
+
+
+def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, re.Pattern[str]]]:
+    rule = descriptor.GetOptions().Extensions[annotations_pb2.http]
+    for each in (rule, *rule.additional_bindings):
+        verb = each.WhichOneof("pattern")
+        if verb:
+            yield verb.upper(), _canonical_pattern(getattr(each, verb))
+
+
+def _canonical_pattern(template: str) -> re.Pattern[str]:
+    """A pattern of the canonical URI: each segment percent-encoded, a slash at the end."""
+    segments = []
+    for segment in template.strip("/").split("/"):
+        variable = _VARIABLE.fullmatch(segment)
+        segments.append(f"(?P<{variable[1]}>[^/]+)" if variable else re.escape(quote(segment, safe="~")))
+    path = "/".join(segments)
+    return re.compile(f"/{path}/" if path else "/")
+
+
+def checker(descriptor: Descriptor) -> Check:
+    """A function that raises the fault of the first field which is missing or larger than it may be."""
+    checks = [each for field in descriptor.fields for each in _field_checks(field)]
+
+    def check(message: Message) -> None:
+        for each in checks:
+            each(message)
+
+    return check
+
+
+def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
+    options: options_pb2.Field = field.GetOptions().Extensions[options_pb2.field]
+    name = options.name or field.name
+    if options.required:
+        yield _presence(field, name)
+    if options.max:
+        yield _bound(field.name, name, options.max, options.fault)
+    if (
+        field.message_type is not None
+        and not field.is_repeated
+        and not field.message_type.GetOptions().map_entry
+    ):
+        if field.message_type.full_name.startswith("hsmd."):
+            inner = checker(field.message_type)
+            yield (
+                lambda message: inner(getattr(message, field.name)) if message.HasField(field.name) else None
+            )
+
+
+def _inside(field: FieldDescriptor) -> Check:
+    attribute = field.name
+    inner = checker(field.message_type)
+
+    def check(message: Any) -> None:
+        if message.HasField(attribute):
+            inner(getattr(message, attribute))
+
+    return check
+
+
+def _presence(field: FieldDescriptor, name: str) -> Check:
+    tracked = field.has_presence
+    attribute = field.name
+
+    def check(message: Any) -> None:
+        if not (message.HasField(attribute) if tracked else getattr(message, attribute)):
+            raise Error(PARAMETER_MISSING, name=name)
+
+    return check
+
+
+def _bound(attribute: str, name: str, most: int, code: str) -> Check:
+    fault = BY_CODE[code] if code else PARAMETER_INVALID
+
+    def check(message: Any) -> None:
+        if len(getattr(message, attribute)) > most:
+            raise Error(fault, name=name, reason=f"at most {most} are due")
+
+    return check

@@ -1,0 +1,175 @@
+"""The one way of every call: deadline, identity, permission, checks, the servicer, the audit record.
+
+The order is fixed here and nowhere else. A servicer raises; only this module touches the gRPC context.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from hsmd.api.evidence import Meet, Metadata
+from hsmd.api.methods import Method
+from hsmd.audit.records import of_call
+from hsmd.caller import ANONYMOUS
+from hsmd.domain import access, identity
+from hsmd.domain.core import Call, Core
+from hsmd.errors import FORMAT_INVALID, INTERNAL, Error
+
+Serve = Callable[[Call, Any], Message]
+
+REQUEST_ID_KEY = "hsmd-request-id"
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+_AUDIT_SECONDS = 5.0
+_RESOURCE_LENGTH = 300
+_SERVER_FAULT = 500
+
+log = logging.getLogger(__name__)
+
+
+class AuditLog(Protocol):
+    """Where records go; returns when the record is safe, raises Error(UNAVAILABLE) when it can't be."""
+
+    def append(self, record: Mapping[str, object], timeout: float) -> None:
+        """Write the record within `timeout` seconds."""
+
+
+@dataclass(frozen=True)
+class Rejection(grpc.Status):
+    """A fault as gRPC ends a call with it: google.rpc.Status travels in the trailing metadata."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def rejection(error: Error, request_id: str) -> Rejection:
+    """The status of an error, with ErrorInfo{reason: its code, domain: "hsmd"}."""
+    code = grpc.StatusCode[error.fault.grpc]
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd"))
+    status = status_pb2.Status(code=code.value[0], message=error.message, details=[detail])
+    trailing = (("grpc-status-details-bin", status.SerializeToString()), (REQUEST_ID_KEY, request_id))
+    return Rejection(code, error.message, trailing)
+
+
+class Pipeline:
+    """Takes the calls of one listener through the rules of `core`."""
+
+    def __init__(self, core: Core, audit: AuditLog, meet: Meet, *, process: str, deadline: float) -> None:
+        self._core = core
+        self._audit = audit
+        self._meet = meet
+        self._process = process
+        self._deadline = deadline
+
+    def handler(self, method: Method, serve: Serve) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The gRPC handler of one method."""
+
+        def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            started = time.monotonic()
+            metadata = dict(context.invocation_metadata())
+            caller = replace(ANONYMOUS, request_id=_request_id(metadata))
+            record = _Record(self._audit, method, self._process, started)
+            call = Call(self._core, caller, lambda: record.write(call, "OK"))
+            answer, error = b"", None
+            try:
+                answer = self._serve(method, serve, call, raw, context, metadata)
+            except Exception as caught:  # noqa: BLE001: whatever it is, it becomes one fault and one record
+                error = _as_error(caught, call, method)
+            if error is not None or not record.written:
+                error = record.write_after(call, error) or error
+            if error is not None:
+                context.abort_with_status(rejection(error, caller.request_id))
+            context.set_trailing_metadata(((REQUEST_ID_KEY, caller.request_id),))
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _serve(
+        self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
+    ) -> bytes:
+        remaining = context.time_remaining()
+        seconds = self._deadline if remaining is None else min(remaining, self._deadline)
+        with self._core.token.within(seconds):
+            self._core.refresh()
+            peer = self._meet(context, metadata)
+            call.caller = replace(call.caller, source=peer.source)
+            who = None if method.open else peer.identify(method)
+            request = _decoded(method, raw)
+            if method.resource:
+                call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
+            if who is not None:
+                project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
+                call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
+            if method.action:
+                access.permit(call.caller, method.action)
+            method.check(request)
+            return serve(call, request).SerializeToString()
+
+
+class _Record:
+    """The audit record of one call: written before its change is committed, or before its answer leaves."""
+
+    __slots__ = ("_audit", "_method", "_process", "_started", "written")
+
+    def __init__(self, audit: AuditLog, method: Method, process: str, started: float) -> None:
+        self._audit = audit
+        self._method = method
+        self._process = process
+        self._started = started
+        self.written = False
+
+    def write(self, call: Call, code: str) -> None:
+        """One line. Raises Error(UNAVAILABLE) when it can't be written: the call is then refused."""
+        record = of_call(
+            call.caller,
+            event=self._method.event,
+            method=self._method.name,
+            result=code,
+            resource=call.resource,
+            key_version=call.key_version,
+            process=self._process,
+            seconds=time.monotonic() - self._started,
+        )
+        self._audit.append(record, timeout=_AUDIT_SECONDS)
+        self.written = True
+
+    def write_after(self, call: Call, error: Error | None) -> Error | None:
+        """The line of a call that changed nothing or failed to; what prevented it, if anything did."""
+        try:
+            self.write(call, error.fault.code if error else "OK")
+        except Error as prevented:
+            log.error("%s %s: %s", call.caller.request_id, self._method.name, prevented)  # noqa: TRY400: says all
+            return prevented
+        return None
+
+
+def _request_id(metadata: Metadata) -> str:
+    sent = metadata.get(REQUEST_ID_KEY)
+    return sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _decoded(method: Method, raw: bytes) -> Any:
+    try:
+        return method.request.FromString(raw)
+    except DecodeError as error:
+        raise Error(FORMAT_INVALID, reason="the message can't be decoded") from error
+
+
+def _as_error(caught: Exception, call: Call, method: Method) -> Error:
+    """What the caller is told: a fault as it is, else the bland one, and the log knows the rest."""
+    if isinstance(caught, Error):
+        if caught.fault.http >= _SERVER_FAULT:
+            log.error("%s %s: %s", call.caller.request_id, method.name, caught, exc_info=caught.__cause__)
+        return caught
+    log.error("%s %s: unexpected", call.caller.request_id, method.name, exc_info=caught)
+    return Error(INTERNAL)

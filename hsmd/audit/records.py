@@ -1,0 +1,36 @@
+"""What a record says: who, from where, what, on which key, with which result, how long it took."""
+
+from datetime import UTC, datetime
+
+from hsmd.caller import Caller
+
+
+def of_call(
+    caller: Caller,
+    *,
+    event: str,
+    method: str,
+    result: str,
+    resource: str,
+    key_version: int,
+    process: str,
+    seconds: float,
+) -> dict[str, object]:
+    """The record of one call or job. `result` is OK or a fault's code; nothing of the content stands here."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request_id": caller.request_id,
+        "event": event,
+        "method": method,
+        "result": result,
+        "identity": caller.kind,
+        "user_id": caller.user_id,
+        "user": caller.user_name,
+        "domain_id": caller.domain_id,
+        "project_id": caller.project_id,
+        "source": caller.source,
+        "resource": resource,
+        "key_version": key_version,
+        "process": process,
+        "duration_ms": round(seconds * 1000, 3),
+    }

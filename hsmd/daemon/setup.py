@@ -1,0 +1,112 @@
+"""Initialisation: the token's root, sealing and credential keys, the store, the first identity."""
+
+import secrets
+import string
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hsmd import store as stores
+from hsmd.algorithms import ACCESS_KEY
+from hsmd.config import ConfigError, Settings
+from hsmd.daemon.wiring import Pin, now_millis, open_store, open_token
+from hsmd.domain import identity
+from hsmd.domain.access import ROLE_ACTIONS
+from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
+from hsmd.hsm import Token
+from hsmd.store import Store, Tx
+from hsmd.store import identity as rows
+from hsmd.store.identity import AccessKey, CertificateBinding, Domain, Project, RoleAssignment, User
+
+_SECRET_CHARACTERS = string.ascii_letters + string.digits
+_SECRET_LENGTH = ACCESS_KEY.bits // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """The first identity. The secret key is shown here once and can't be had again."""
+
+    domain_id: str
+    project_id: str
+    user_id: str
+    access_key: str
+    secret_key: str
+
+    def __repr__(self) -> str:
+        return f"Initialised(user_id={self.user_id!r}, access_key={self.access_key!r})"
+
+
+def initialise(
+    settings: Settings,
+    *,
+    pin: str,
+    domain: str,
+    project: str,
+    user: str,
+    password: str,
+    roles: Sequence[str],
+    certificate_names: Sequence[str],
+) -> Initialised:
+    """Make what is missing of the token's keys and the store, then the first domain, project and user.
+
+    Repeatable after a crash: keys that stand are kept, the identity is made in one transaction. Raises
+    ConfigError when the domain exists, when a role is unknown, or when the store belongs to another token.
+    """
+    if unknown := sorted(set(roles) - set(ROLE_ACTIONS)):
+        raise ConfigError(f"{unknown[0]}: no such role; known: {', '.join(ROLE_ACTIONS)}")
+    stores.upgrade(settings.store.url)
+    token = open_token(settings.hsm, Pin(pin, "given"))
+    token.connect()
+    try:
+        store = open_store(settings, token)
+        try:
+            _make_keys(token, store)
+            with store.write() as tx:
+                if rows.get_domain_by_name(tx, domain) is not None:
+                    raise ConfigError(f"the domain {domain} exists already")
+                return _first_identity(tx, token, domain, project, user, password, roles, certificate_names)
+        finally:
+            store.close()
+    finally:
+        token.close()
+
+
+def _make_keys(token: Token, store: Store) -> None:
+    present = set(token.labels())
+    missing = {ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL} - present
+    if missing and store.last_change() > 0:
+        # Making new ones would not bring the old ones back: the store's keys need those.
+        raise ConfigError(
+            f"the store is in use, but the token lacks {', '.join(sorted(missing))}: wrong token?"
+        )
+    if ROOT_KEY_LABEL in missing:
+        token.make_root_key(ROOT_KEY_LABEL)
+    for label in sorted(missing - {ROOT_KEY_LABEL}):
+        token.make_hmac_key(label)
+
+
+def _first_identity(
+    tx: Tx,
+    token: Token,
+    domain: str,
+    project: str,
+    user: str,
+    password: str,
+    roles: Sequence[str],
+    certificate_names: Sequence[str],
+) -> Initialised:
+    domain_id, project_id, user_id = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
+    access_key = "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(20))
+    secret_key = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
+    wrapped = token.wrap_value(ACCESS_KEY, secret_key.encode(), token.find(ROOT_KEY_LABEL))
+    rows.insert_domain(tx, Domain(domain_id, domain))
+    rows.insert_project(tx, Project(project_id, domain_id, project))
+    rows.insert_user(tx, User(user_id, domain_id, user, identity.hash_password(password), enabled=True))
+    for role in roles:
+        rows.insert_role(tx, RoleAssignment(user_id, project_id, role))
+    for name in certificate_names:
+        rows.insert_binding(tx, CertificateBinding(name, user_id, project_id))
+    rows.insert_access_key(
+        tx, AccessKey(access_key, user_id, wrapped, ROOT_KEY_LABEL, enabled=True, created=now_millis())
+    )
+    return Initialised(domain_id, project_id, user_id, access_key, secret_key)

@@ -1,0 +1,279 @@
+"""`hsmd serve`: reads the settings, forks workers and warden, replaces what dies, passes SIGTERM on.
+
+It loads neither gRPC nor the PKCS#11 module: both must be loaded after the fork. It keeps the PIN, in
+memory only, and hands it to every process it starts. What can't get better by itself (a wrong PIN, an
+unreadable certificate) ends it with EX_CONFIG: trying a wrong PIN again would lock the token.
+"""
+
+import ctypes
+import logging
+import os
+import resource
+import selectors
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from hsmd import store as stores
+from hsmd.config import ConfigError, Grpc, Settings
+from hsmd.daemon import logs, wiring
+from hsmd.daemon.notify import notify
+from hsmd.domain.core import TOKEN_KEYS
+from hsmd.errors import Error
+from hsmd.hsm import TokenRefused
+from hsmd.store import StoreError
+
+EX_CONFIG = 78
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_STEADY_SECONDS = 30.0
+_GRACE_MARGIN = 5.0
+_POLL_SECONDS = 0.02
+_READY = b"R"
+
+log = logging.getLogger(__name__)
+
+Ready = Callable[[], None]
+Body = Callable[[Ready], int]
+
+
+@dataclass(slots=True)
+class Child:
+    """A process to keep alive. `pause` grows while it keeps dying; `due` is when it starts again."""
+
+    name: str
+    body: Body
+    pid: int = 0
+    ready: bool = False
+    started: float = 0.0
+    pause: float = _FIRST_PAUSE
+    due: float = 0.0
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
+    logs.configure(settings.log, "supervisor")
+    harden()
+    pin = wiring.read_pin(settings.hsm)
+    for listener in settings.grpc.unix:
+        wiring.socket_mode(listener)
+    with _reserved_port(settings.grpc.address, settings.grpc.port):
+        return Supervisor(settings, pin).run()
+
+
+def harden() -> None:
+    """No core dumps and no reading of our memory by others, for the PIN is in it; forks inherit this."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+class Supervisor:
+    """The processes of one daemon."""
+
+    def __init__(self, settings: Settings, pin: wiring.Pin) -> None:
+        self._settings = settings
+        self._pin = pin
+        total = settings.grpc.workers or os.cpu_count() or 1
+        self._children = [
+            *(
+                Child(f"worker-{index}", partial(_work, settings, pin, index, total))
+                for index in range(total)
+            ),
+            Child("warden", partial(_ward, settings, pin)),
+        ]
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._announced = False
+
+    def run(self) -> int:
+        """Start, watch, stop; the exit code."""
+        wake, signalled = os.pipe()
+        for end in (wake, signalled):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(signalled)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(wake, selectors.EVENT_READ)
+        code = _outcome(_fork(partial(_prepare, self._settings, self._pin), None))
+        if code:
+            return code
+        while not self._stopping:
+            self._start_due()
+            self._wait(wake)
+            code = self._reap()
+            if code:
+                break
+        return self._end(code)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.pid == 0 and child.due <= now:
+                reading, writing = os.pipe()
+                child.ready, child.started = False, now
+                child.pid = _fork(child.body, writing)
+                os.close(writing)
+                self._selector.register(reading, selectors.EVENT_READ, child)
+
+    def _wait(self, wake: int) -> None:
+        """Until a signal, a child's word, or the moment when the next one starts again."""
+        now = time.monotonic()
+        dues = [child.due - now for child in self._children if child.pid == 0]
+        for key, _ in self._selector.select(max(min(dues), 0) if dues else None):
+            if key.fd == wake:
+                os.read(wake, 4096)
+                continue
+            key.data.ready = os.read(key.fd, 1) == _READY
+            self._selector.unregister(key.fd)
+            os.close(key.fd)
+        if not self._announced and all(child.ready for child in self._children):
+            self._announced = True
+            log.info("serving on %s port %s", self._settings.grpc.address, self._settings.grpc.port)
+            notify("READY=1")
+
+    def _reap(self) -> int:
+        """Plan the restart of what died; the exit code when it died of what can't get better by itself."""
+        for child in self._children:
+            pid, status = os.waitpid(child.pid, os.WNOHANG) if child.pid else (0, 0)
+            if pid == 0:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            log.error("%s ended unexpectedly (%s)", child.name, code)
+            if code == EX_CONFIG:
+                child.pid = 0
+                return code
+            lasted = time.monotonic() - child.started
+            child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
+            child.pid, child.due = 0, time.monotonic() + child.pause
+        return 0
+
+    def _end(self, code: int) -> int:
+        """Pass SIGTERM on and wait; what outlives the grace time is killed."""
+        notify("STOPPING=1")
+        alive = [child for child in self._children if child.pid]
+        for child in alive:
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.grpc.grace_seconds + _GRACE_MARGIN
+        while alive and time.monotonic() < deadline:
+            alive = [child for child in alive if os.waitpid(child.pid, os.WNOHANG)[0] == 0]
+            time.sleep(_POLL_SECONDS)
+        for child in alive:
+            log.error("%s did not end within the grace time", child.name)
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        return code
+
+
+def _prepare(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
+    """Check, once and in a process of its own, what every process needs: certificates, token, store."""
+    _check_certificates(settings.grpc)
+    if settings.store.url.startswith("sqlite"):
+        stores.upgrade(settings.store.url)
+    token = wiring.open_token(settings.hsm, pin)
+    try:
+        token.connect()
+        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
+        if missing:
+            raise ConfigError(f"the token lacks {', '.join(missing)}: a wrong token, or `hsmd init` is due")
+    except Error as error:
+        log.warning("starting without the token: %s", error)
+    finally:
+        token.close()
+    return 0
+
+
+def _check_certificates(settings: Grpc) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        context.load_verify_locations(settings.client_ca)
+    except (OSError, ssl.SSLError) as error:
+        names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
+        raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
+
+
+def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
+    from hsmd.daemon import worker  # noqa: PLC0415: gRPC must be loaded after the fork
+
+    logs.configure(settings.log, f"worker-{index}")
+    return worker.run(settings, pin, index, total, ready)
+
+
+def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
+    from hsmd.daemon import warden  # noqa: PLC0415: kept like the worker's
+
+    logs.configure(settings.log, "warden")
+    return warden.run(settings, pin, ready)
+
+
+def _fork(body: Body, ready: int | None) -> int:
+    """Start a process; its pid. It ends with its parent, however the parent ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if os.getppid() == parent:
+            code = body(partial(_tell, ready))
+    except (ConfigError, TokenRefused, StoreError) as error:
+        log.critical("%s", error)
+        code = EX_CONFIG
+    except BaseException:  # noqa: BLE001: a forked child must not run its parent's code
+        log.critical("unexpected", exc_info=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # noqa: SLF001: without the parent's atexit handlers
+
+
+def _tell(ready: int | None) -> None:
+    if ready is not None:
+        os.write(ready, _READY)
+
+
+def _outcome(pid: int) -> int:
+    """The exit code of a process that has ended or will; 128 + its signal's number."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return 128 - code if code < 0 else code
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+@contextmanager
+def _reserved_port(address: str, port: int) -> Iterator[None]:
+    """Hold the port while workers share it. Raises ConfigError when somebody else has it.
+
+    Workers bind with SO_REUSEPORT, which would let two daemons share a port without a word. So it is bound
+    exclusively first, then with SO_REUSEPORT but without listening, which keeps others' exclusive binds out.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+        with socket.socket(family, socket.SOCK_STREAM) as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind((address, port))
+            yield
+    except OSError as error:
+        raise ConfigError(f"grpc: can't listen on {address}:{port}: {error.strerror}") from error

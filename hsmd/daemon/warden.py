@@ -1,0 +1,103 @@
+"""The warden: one a node, carries out what is due; each job under a lease, so that many nodes can run."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from hsmd.audit import Log
+from hsmd.audit.records import of_call
+from hsmd.caller import Caller
+from hsmd.config import Settings
+from hsmd.daemon import wiring
+from hsmd.domain import deletion
+from hsmd.domain.core import Call, Core
+from hsmd.errors import Error
+from hsmd.store import leases
+
+_ROUND_SECONDS = 5.0
+_LEASE_MILLIS = 60_000
+_AUDIT_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
+    """Do the jobs round by round until SIGTERM. Raises ConfigError and TokenRefused at its start."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    core = wiring.open_core(settings, pin)
+    audit = wiring.open_audit(settings, "warden")
+    core.store.check()
+    try:
+        core.token.connect()
+    except Error as error:
+        log.warning("%s", error)
+    core.token.watch()
+    ready()
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    while not stopping.wait(_ROUND_SECONDS):
+        try:
+            do_jobs(core, audit, holder)
+        except Exception:
+            log.exception("the jobs failed; the next round tries again")
+    audit.close()
+    core.store.close()
+    core.token.close()
+    return 0
+
+
+def do_jobs(core: Core, audit: Log, holder: str) -> None:
+    """One round of every job whose lease is to be had."""
+    now = core.clock()
+    with core.store.write() as tx:
+        mine = leases.take(tx, "due deletions", holder, now, now + _LEASE_MILLIS)
+    if mine:
+        core.refresh()
+        carry_out_deletions(core, audit)
+
+
+def carry_out_deletions(core: Core, audit: Log) -> int:
+    """Destroy every key whose day has come; how many went."""
+    gone = 0
+    for key in deletion.due(_system_call(core, audit)):
+        call = _system_call(core, audit, key.domain_id, key.project_id, key.id)
+        try:
+            gone += deletion.destroy(call, key.id)
+        except Error as error:  # one key's trouble is not the others'
+            log.error("key %s is due but was not destroyed: %s", key.id, error)  # noqa: TRY400: its text says all
+    return gone
+
+
+def _system_call(
+    core: Core, audit: Log, domain_id: str = "", project_id: str = "", resource: str = ""
+) -> Call:
+    started = time.monotonic()
+    caller = Caller(
+        kind="system",
+        user_name="warden",
+        domain_id=domain_id,
+        project_id=project_id,
+        source="local",
+        request_id=uuid.uuid4().hex,
+    )
+
+    def before_commit() -> None:
+        record = of_call(
+            caller,
+            event="deleteKey",
+            method="warden/due-deletions",
+            result="OK",
+            resource=resource,
+            key_version=0,
+            process="warden",
+            seconds=time.monotonic() - started,
+        )
+        audit.append(record, timeout=_AUDIT_SECONDS)
+
+    return Call(core, caller, before_commit, resource)

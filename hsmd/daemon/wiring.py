@@ -1,0 +1,102 @@
+"""Puts the parts of one process together: PIN, token, store, keyring, audit log."""
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsmd.audit import Log
+from hsmd.config import ConfigError, Hsm, Settings, UnixListener
+from hsmd.domain.core import SEALING_KEY_LABEL, Core
+from hsmd.hsm import AddressError, Token, parse_address
+from hsmd.keyring import Keyring
+from hsmd.store import Store
+
+PIN_CREDENTIAL = "hsm-pin"
+_WIDEST_SOCKET_MODE = 0o660
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pin:
+    """The token's user PIN, and where it came from; never shown."""
+
+    value: str
+    source: str
+
+
+def read_pin(settings: Hsm) -> Pin:
+    """The PIN from its file or the systemd credential. Raises ConfigError."""
+    if settings.pin_file is not None:
+        path, source = settings.pin_file, "file"
+    elif folder := os.environ.get("CREDENTIALS_DIRECTORY"):
+        path, source = Path(folder) / PIN_CREDENTIAL, "systemd credential"
+    else:
+        raise ConfigError(f"hsm.pin_file: not set, and there is no systemd credential {PIN_CREDENTIAL}")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        pin = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the PIN in {path} can't be read: {type(error).__name__}") from error
+    if mode & 0o007 or (source == "file" and mode & 0o070):
+        raise ConfigError(f"the PIN in {path} is readable by others (mode {mode:04o}): chmod 600 is due")
+    if not pin:
+        raise ConfigError(f"the PIN in {path} is empty")
+    return Pin(pin, source)
+
+
+def open_token(
+    settings: Hsm,
+    pin: Pin,
+    on_lost: Callable[[], None] = lambda: None,
+    on_stuck: Callable[[int], None] = lambda count: None,
+) -> Token:
+    """The configured token, not yet connected. Raises ConfigError for an address that is none."""
+    try:
+        address = parse_address(settings.token)
+    except AddressError as error:
+        raise ConfigError(f"hsm.token: {error}") from error
+    return Token(
+        address,
+        pin.value,
+        lock_file=settings.lock_file,
+        softhsm_conf=settings.softhsm_conf,
+        deadline_seconds=settings.deadline_seconds,
+        on_lost=on_lost,
+        on_stuck=on_stuck,
+    )
+
+
+def open_store(settings: Settings, token: Token) -> Store:
+    """The store, its rows sealed and checked by the token's sealing key."""
+    return Store(settings.store.url, lambda content: token.hmac(token.find(SEALING_KEY_LABEL), content))
+
+
+def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda count: None) -> Core:
+    """All parts of a serving process; the token is not yet connected."""
+    token = open_token(settings.hsm, pin, lambda: keyring.clear(), on_stuck)
+    keyring = Keyring(token, settings.hsm.loaded_keys)
+    store = open_store(settings, token)
+    return Core(store, token, keyring, now_millis, settings.limits, settings.region)
+
+
+def open_audit(settings: Settings, process: str) -> Log:
+    """Open the process's own audit file."""
+    return Log(settings.audit.directory / f"{process}.jsonl", durable=settings.audit.durable)
+
+
+def socket_mode(listener: UnixListener) -> int:
+    """The listener's file mode. Raises ConfigError for one that is wider than 0660."""
+    try:
+        mode = int(listener.mode, 8)
+    except ValueError as error:
+        raise ConfigError(f"grpc.unix: mode {listener.mode!r} is no octal number") from error
+    if mode & ~_WIDEST_SOCKET_MODE:
+        raise ConfigError(f"grpc.unix: mode {listener.mode} is wider than 0660")
+    return mode
+
+
+def now_millis() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000

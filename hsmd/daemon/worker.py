@@ -1,0 +1,112 @@
+"""A worker: gRPC servers on the shared port and the local sockets, over a token login of its own."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from hsmd.api import evidence, server
+from hsmd.api.pipeline import Pipeline
+from hsmd.api.pool import Pool
+from hsmd.api.service import Process, Status
+from hsmd.config import ConfigError, Settings, UnixListener
+from hsmd.daemon import wiring
+from hsmd.errors import Error
+
+_WATCH_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One serving process, from start to drain."""
+
+    def __init__(self, settings: Settings, pin: wiring.Pin, index: int, total: int) -> None:
+        self._settings = settings
+        self._index = index
+        self._name = f"worker-{index}"
+        self._pool = Pool(settings.grpc.threads)
+        self._core = wiring.open_core(settings, pin, self._pool.have_spares)
+        self._audit = wiring.open_audit(settings, self._name)
+        self._health = server.Health()
+        self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
+        self._stopping = threading.Event()
+        self._servers: list[grpc.Server] = []
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until SIGTERM; calls in flight finish within the grace time. Returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        core = self._core
+        core.store.check()
+        try:
+            core.token.connect()
+        except Error as error:  # away: serve refusals until it is there
+            log.warning("%s", error)
+        core.token.watch()
+        self._open()
+        self._health.tell(serving=self._connected())
+        ready()
+        while not self._stopping.wait(_WATCH_SECONDS):
+            self._health.tell(serving=self._connected())
+        self._drain()
+        return 0
+
+    def _connected(self) -> bool:
+        return bool(self._core.token.status().state == "connected")
+
+    def _open(self) -> None:
+        settings = self._settings.grpc
+        meet = evidence.tls(self._core, frozenset(settings.gateways))
+        main = self._server(meet)
+        address = f"[{settings.address}]" if ":" in settings.address else settings.address
+        try:
+            main.add_secure_port(f"{address}:{settings.port}", server.server_credentials(settings))
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"grpc: can't listen on {address}:{settings.port}: {error}") from error
+        for listener in settings.unix:
+            if "{worker}" in listener.path or self._index == 0:
+                self._open_socket(listener)
+        for each in self._servers:
+            each.start()
+
+    def _open_socket(self, listener: UnixListener) -> None:
+        path = Path(listener.path.format(worker=self._index))
+        mode = wiring.socket_mode(listener)
+        one = self._server(evidence.socket(self._core, listener))
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o777 & ~mode)  # never wider, not even for a moment
+        try:
+            one.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
+        finally:
+            os.umask(mask)
+
+    def _server(self, meet: evidence.Meet) -> grpc.Server:
+        settings = self._settings
+        pipeline = Pipeline(
+            self._core, self._audit, meet, process=self._name, deadline=settings.grpc.deadline_seconds
+        )
+        one = server.build(
+            pipeline, self._pool, self._health, self._status, settings.grpc, settings.limits.message_bytes
+        )
+        self._servers.append(one)
+        return one
+
+    def _drain(self) -> None:
+        self._health.tell(serving=False)
+        for done in [each.stop(self._settings.grpc.grace_seconds) for each in self._servers]:
+            done.wait()
+        self._audit.close()
+        self._core.store.close()
+        self._core.token.close()
+
+
+def run(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Callable[[], None]) -> int:
+    """A worker's whole life. Raises ConfigError and TokenRefused at its start."""
+    return Worker(settings, pin, index, total).run(ready)

@@ -1,0 +1,135 @@
+"""What every rule is handed: `Core`, the process's parts, and `Call`, one request through them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hsmd.caller import Caller
+from hsmd.config import Limits
+from hsmd.hsm import Token
+from hsmd.keyring import Keyring
+from hsmd.store import Store, Tx, keys
+
+Row = TypeVar("Row")
+
+# Labels of the token objects that initialisation makes.
+ROOT_KEY_LABEL = "hsmd-root-1"
+SEALING_KEY_LABEL = "hsmd-sealing"
+CREDENTIAL_KEY_LABEL = "hsmd-credential"
+TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
+
+
+@dataclass(slots=True)
+class Reserve:
+    """Messages this process may still encrypt without asking the store, by (key id, version)."""
+
+    left: dict[tuple[str, int], int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Cache:
+    """Verified rows by owner and name, evicted by the change feed; bounded, oldest owner first."""
+
+    def __init__(self, capacity: int = 50_000) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._rows: dict[str, dict[str | int, Any]] = {}
+        self._evictions = 0
+
+    def get(self, owner: str, name: str | int, load: Callable[[], Row | None]) -> Row | None:
+        """The owner's row of that name, loaded when it is not there; an absent row (None) is not kept."""
+        rows = self._rows.get(owner)
+        row: Row | None = rows.get(name) if rows else None
+        if row is not None:
+            return row
+        evictions = self._evictions
+        row = load()
+        if row is not None:
+            with self._lock:
+                # What was evicted while we read may be what we have read: then it is used once, not kept.
+                if evictions == self._evictions:
+                    self._rows.setdefault(owner, {})[name] = row
+                    while len(self._rows) > self._capacity:
+                        del self._rows[next(iter(self._rows))]
+        return row
+
+    def evict(self, owner: str) -> None:
+        """Drop the owner's rows."""
+        with self._lock:
+            self._evictions += 1
+            self._rows.pop(owner, None)
+
+    def evict_all(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._evictions += 1
+            self._rows.clear()
+
+
+@dataclass(slots=True)
+class Core:
+    """The parts of one process. `clock` gives milliseconds since 1970 UTC."""
+
+    store: Store
+    token: Token
+    keyring: Keyring
+    clock: Callable[[], int]
+    limits: Limits
+    region: str
+    cache: Cache = field(default_factory=Cache)
+    reserve: Reserve = field(default_factory=Reserve)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen_version: int = -1
+    _seen_change: int = -1
+
+    def refresh(self) -> None:
+        """Make every change that was answered before now count from now on; a few µs when there is none."""
+        version = self.store.version()
+        if version == self._seen_version:
+            return
+        with self._lock:
+            version = self.store.version()
+            if version == self._seen_version:
+                return
+            if self._seen_change < 0:
+                self._seen_change = self.store.last_change()
+                self.cache.evict_all()
+                self.keyring.clear()
+            for change in self.store.changes(self._seen_change):
+                self._evict(change.subject, change.id)
+                self._seen_change = change.seq
+            self._seen_version = version
+
+    def _evict(self, subject: str, identifier: str) -> None:
+        if subject == keys.SUBJECT:
+            self.cache.evict(identifier)
+        else:  # identities hang together (users, roles, projects), and change seldom
+            self.cache.evict_all()
+        self.keyring.forget(identifier)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: who asks, with which parts, and what its audit record will name.
+
+    `before_commit` runs when all of a change stands and before it is committed: the place where the audit
+    record is written, so that a change and its record happen together or not at all.
+    """
+
+    core: Core
+    caller: Caller
+    before_commit: Callable[[], None]
+    resource: str = ""
+    key_version: int = 0
+
+    def read(self) -> AbstractContextManager[Tx]:
+        """A consistent look at the store."""
+        return self.core.store.read()
+
+    @contextmanager
+    def change(self) -> Iterator[Tx]:
+        """A change of the store, committed with its audit record when the block ends."""
+        with self.core.store.write(before_commit=self.before_commit) as tx:
+            yield tx

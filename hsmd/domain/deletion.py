@@ -1,0 +1,67 @@
+"""The end of a key: scheduled, cancellable until its day, then its material is gone for good."""
+
+from dataclasses import replace
+
+from hsmd.domain import access, keys
+from hsmd.domain.core import Call
+from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
+from hsmd.store import keys as rows
+from hsmd.store.keys import Key
+
+_DAY_MILLIS = 24 * 60 * 60 * 1000
+
+
+def schedule(call: Call, reference: str, days: int) -> Key:
+    """To PENDING_DELETION, due in `days` (7 to 1096). DEW: schedule-key-deletion."""
+    if not 7 <= days <= 1096:
+        raise Error(DAYS_INVALID)
+    with call.change() as tx:
+        key = keys.custom(access.key_for_change(call, tx, reference))
+        if key.state == access.PENDING_DELETION:
+            raise Error(ALREADY_PENDING_DELETION, key=key.id)
+        due = call.core.clock() + days * _DAY_MILLIS
+        key = replace(key, state=access.PENDING_DELETION, deletion_date=due)
+        rows.update_key(tx, key)
+        return key
+
+
+def cancel(call: Call, reference: str) -> Key:
+    """Back to DISABLED, while the day has not come. DEW: cancel-key-deletion."""
+    with call.change() as tx:
+        key = access.key_for_change(call, tx, reference)
+        if key.state != access.PENDING_DELETION:
+            raise Error(NOT_PENDING_DELETION, key=key.id)
+        key = replace(key, state=access.DISABLED, deletion_date=None)
+        rows.update_key(tx, key)
+        return key
+
+
+def due(call: Call) -> list[Key]:
+    """Keys whose day has come."""
+    with call.read() as tx:
+        return rows.due_deletions(tx, call.core.clock())
+
+
+def destroy(call: Call, key_id: str) -> bool:
+    """Destroy a due key's material; its record stays as a tombstone. False when it is not due (any more)."""
+    now = call.core.clock()
+    with call.core.store.read() as tx:
+        if not _is_due(rows.get_key(tx, key_id), now):
+            return False
+    with call.change() as tx:
+        key = rows.get_key(tx, key_id)
+        if key is None or not _is_due(key, now):
+            raise Error(NOT_PENDING_DELETION, key=key_id)
+        rows.destroy_versions(tx, key.id, now)
+        rows.update_key(tx, replace(key, state=access.DESTROYED))
+        call.resource = key.id
+    return True
+
+
+def _is_due(key: Key | None, now: int) -> bool:
+    return (
+        key is not None
+        and key.state == access.PENDING_DELETION
+        and key.deletion_date is not None
+        and key.deletion_date <= now
+    )

@@ -1,0 +1,176 @@
+"""The ciphertext of encrypt-data and of data keys: a 124-byte header, then AES-GCM padded to 16 bytes.
+
+Layout (big-endian), lengths as DEW users have planned for them, `124 + 16 * ceil(n / 16)` bytes:
+
+    0 magic and format version (4)   4 key id (36)      40 algorithm (1)   41 kind (1)   42 zero (2)
+    44 key version (4)   48 plaintext length (4)   52 IV (12)   64 GCM tag (16)
+    80 SHA-256 of the ciphertext (32)   112 zero (12)   124 ciphertext
+
+GCM binds the header without tag and digest, then the caller's additional authenticated data. A new layout
+gets a new magic; old magics are read for ever. Whatever is wrong with a ciphertext, the answer is KMS.2201.
+"""
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hsmd.algorithms import BY_NAME
+from hsmd.domain import access, usage
+from hsmd.domain.core import Call
+from hsmd.errors import CIPHERTEXT_INVALID, CONTEXT_INVALID, KEY_ID_INVALID, KEY_NOT_FOUND, Error
+from hsmd.hsm import BadData
+from hsmd.store import keys
+from hsmd.store.keys import Key, KeyVersion
+
+MAGIC = b"HSM\x01"
+HEADER_BYTES = 124
+IV_BYTES = 12
+_FRONT = struct.Struct(">4s36sBB2xII12s")  # bytes 0 to 64
+_TAG_BYTES = 16
+_ZERO = bytes(12)
+_BLOCK = 16
+
+KIND_DATA, KIND_DATA_KEY = 1, 2
+
+_CONTEXT_CHARACTERS = 8192
+_CONTEXT_BYTES = 128
+
+
+class Plaintext(NamedTuple):
+    """What a ciphertext held, and the key that it named."""
+
+    key_id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a ciphertext that say how to open it."""
+
+    front: bytes
+    key_id: str
+    algorithm: int
+    kind: int
+    version: int
+    length: int
+    iv: bytes
+    body: bytes  # ciphertext and tag, as the token takes them
+
+
+def seal(call: Call, key: Key, kind: int, data: bytes, context: bytes) -> bytes:
+    """Encrypt under the key's current version. Raises Error(KEY_USED_UP) and the token's."""
+    version = _version(call, key.id, key.current_version)
+    if version is None:
+        raise LookupError(f"key {key.id} lacks its current version {key.current_version}")
+    usage.count(call, key, version.version)
+    iv = call.core.token.random(IV_BYTES)
+    number = BY_NAME[version.algorithm].number
+    front = _FRONT.pack(MAGIC, key.id.encode(), number, kind, version.version, len(data), iv)
+    padded = data + bytes(-len(data) % _BLOCK)
+    sealed = call.core.keyring.use(
+        key.id,
+        version.version,
+        version,
+        lambda handle: call.core.token.encrypt(handle, iv, padded, front + _ZERO + context),
+    )
+    body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+    call.key_version = version.version
+    return b"".join((front, tag, hashlib.sha256(body).digest(), _ZERO, body))
+
+
+def open_sealed(call: Call, blob: bytes, kind: int, context: bytes, reference: str = "") -> Plaintext:
+    """Decrypt with the key that the ciphertext names, which must be the referenced one, if one is.
+
+    Raises Error(CIPHERTEXT_INVALID) for anything but such a ciphertext, and the faults of the key's state.
+    """
+    header = _parse(blob, kind)
+    key = _named_key(call, header.key_id, reference)
+    access.usable(key)
+    version = _version(call, key.id, header.version)
+    if version is None or version.wrapped is None or BY_NAME[version.algorithm].number != header.algorithm:
+        raise Error(CIPHERTEXT_INVALID)
+    call.key_version = version.version
+    try:
+        padded = call.core.keyring.use(
+            key.id,
+            version.version,
+            version,
+            lambda handle: call.core.token.decrypt(
+                handle, header.iv, header.body, header.front + _ZERO + context
+            ),
+        )
+    except BadData as error:
+        raise Error(CIPHERTEXT_INVALID) from error
+    return Plaintext(key.id, padded[: header.length])
+
+
+def context_bytes(data: bytes, pairs: Mapping[str, str]) -> bytes:
+    """The bytes that GCM binds for a caller's additional data: given as bytes, or as DEW's older pairs.
+
+    Pairs become JSON with sorted keys. Raises Error(CONTEXT_INVALID) for both at once or too much.
+    """
+    if len(data) > _CONTEXT_BYTES:
+        raise Error(CONTEXT_INVALID, reason=f"at most {_CONTEXT_BYTES} bytes are due")
+    if not pairs:
+        return data
+    if data:
+        raise Error(
+            CONTEXT_INVALID, reason="additional_authenticated_data and encryption_context exclude each other"
+        )
+    text = json.dumps(dict(pairs), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if len(text) > _CONTEXT_CHARACTERS:
+        raise Error(CONTEXT_INVALID, reason=f"encryption_context may have {_CONTEXT_CHARACTERS} characters")
+    return text.encode()
+
+
+def _parse(blob: bytes, kind: int) -> Header:
+    body = blob[HEADER_BYTES:]
+    if len(blob) < HEADER_BYTES + _BLOCK or len(body) % _BLOCK:
+        raise Error(CIPHERTEXT_INVALID)
+    front = blob[: _FRONT.size]
+    magic, key_id, algorithm, found_kind, version, length, iv = _FRONT.unpack(front)
+    sound = (
+        magic == MAGIC
+        and found_kind == kind
+        and blob[42:44] == b"\0\0"
+        and blob[112:HEADER_BYTES] == _ZERO
+        and len(body) - _BLOCK < length <= len(body)
+        and hmac.compare_digest(hashlib.sha256(body).digest(), blob[80:112])
+    )
+    if not sound:
+        raise Error(CIPHERTEXT_INVALID)
+    return Header(
+        front=front,
+        key_id=key_id.decode("latin-1"),
+        algorithm=algorithm,
+        kind=found_kind,
+        version=version,
+        length=length,
+        iv=iv,
+        body=body + blob[64:80],
+    )
+
+
+def _named_key(call: Call, key_id: str, reference: str) -> Key:
+    """The key that the header names, if it is the caller's; a stranger learns nothing about it."""
+    expected = access.key(call, reference) if reference else None
+    if expected is not None and expected.id != key_id:
+        raise Error(CIPHERTEXT_INVALID)
+    try:
+        return expected or access.key(call, key_id)
+    except Error as error:
+        if error.fault in (KEY_NOT_FOUND, KEY_ID_INVALID):
+            raise Error(CIPHERTEXT_INVALID) from error
+        raise
+
+
+def _version(call: Call, key_id: str, number: int) -> KeyVersion | None:
+    def load() -> KeyVersion | None:
+        with call.read() as tx:
+            return keys.get_version(tx, key_id, number)
+
+    return call.core.cache.get(key_id, number, load)

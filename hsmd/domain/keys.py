@@ -1,0 +1,290 @@
+"""Customer master keys: made in the HSM, described, listed, switched on and off, renamed."""
+
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import dataclass, replace
+
+from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
+from hsmd.domain import access
+from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.errors import (
+    ALIAS_INVALID,
+    DESCRIPTION_INVALID,
+    KEY_IS_DEFAULT,
+    KEY_NOT_DISABLED,
+    KEY_NOT_ENABLED,
+    KEY_NOT_FOUND,
+    KEY_PENDING_DELETION,
+    KEYSTORE_REFUSED,
+    LIMIT_INVALID,
+    MARKER_INVALID,
+    PARAMETER_INVALID,
+    QUOTA_EXCEEDED,
+    SEQUENCE_INVALID,
+    SPEC_INVALID,
+    Error,
+)
+from hsmd.store import Tx, keys, sequences
+from hsmd.store.keys import Key, KeyVersion
+
+# Services that have a default key in each project, made when they first use it. DEW: default keys.
+SERVICES = frozenset(
+    ["obs", "evs", "ims", "vbs", "sfs", "kps", "csms", "dlf", "dds", "elb", "mkp", "coc", "cce"]
+)
+DEFAULT_KEYSTORE = "0"
+
+_ALIAS = re.compile(r"[a-zA-Z0-9:/_-]{1,255}")
+_SEQUENCE_LENGTH = 36
+_DESCRIPTION_LENGTH = 255
+_DAY_MILLIS = 24 * 60 * 60 * 1000
+_PAGE = 10
+_LARGEST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: `next_marker` is None on the last one."""
+
+    keys: list[Key]
+    total: int
+    next_marker: int | None
+
+
+def check_sequence(sequence: str) -> None:
+    """Raises Error(SEQUENCE_INVALID) for anything but nothing or 36 printable characters."""
+    if sequence and (len(sequence) != _SEQUENCE_LENGTH or not sequence.isprintable()):
+        raise Error(SEQUENCE_INVALID, reason="36 characters are due")
+
+
+def create_key(
+    call: Call,
+    *,
+    alias: str,
+    spec: str = "",
+    usage: str = "",
+    description: str = "",
+    origin: str = "",
+    enterprise_project_id: str = "",
+    keystore_id: str = "",
+    sequence: str = "",
+) -> Key:
+    """A new enabled key. The same `sequence` within 24 hours gives the key made at first. DEW: create-key."""
+    row = _checked_spec(spec, usage, origin, keystore_id)
+    check_alias(alias)
+    check_description(description)
+    check_sequence(sequence)
+    digest = hashlib.sha256(
+        json.dumps([alias, row.name, usage, description, origin, enterprise_project_id]).encode()
+    ).digest()
+    if sequence and (earlier := _answered(call, sequence, digest)):
+        return earlier
+    key = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    version = _new_version(call, key, row)
+    with call.change() as tx:
+        if sequence and (earlier := _recall(call, tx, sequence, digest)):
+            return earlier
+        quota = call.core.limits.keys_per_project
+        if keys.count_keys(tx, key.project_id, custom_only=True) >= quota:
+            raise Error(QUOTA_EXCEEDED, quota=quota)
+        keys.insert_key(tx, key, version)
+        if sequence:
+            sequences.forget_older(tx, key.created - _DAY_MILLIS)
+            sequences.remember(tx, key.project_id, "create-key", sequence, digest, key.id, key.created)
+        call.resource, call.key_version = key.id, version.version
+    return key
+
+
+def describe_key(call: Call, reference: str) -> Key:
+    """DEW: describe-key."""
+    return access.key(call, reference)
+
+
+def list_keys(call: Call, *, limit: int | None, marker: int | None, state: int = 0, spec: str = "") -> Page:
+    """The project's keys from position `marker` on, oldest first. DEW: list-keys."""
+    limit = _PAGE if limit is None else limit
+    marker = 0 if marker is None else marker
+    if not 1 <= limit <= _LARGEST_PAGE:
+        raise Error(LIMIT_INVALID)
+    if marker < 0:
+        raise Error(MARKER_INVALID)
+    if spec not in ("", "ALL") and spec not in KEY_SPECS:
+        raise Error(SPEC_INVALID, reason=f"ALL, {', '.join(KEY_SPECS)} are due")
+    wanted_spec = None if spec in ("", "ALL") else spec
+    with call.read() as tx:
+        project = call.caller.project_id
+        rows = keys.list_keys(tx, project, limit=limit, offset=marker, state=state or None, spec=wanted_spec)
+        total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec)
+    after = marker + len(rows)
+    return Page(rows, total, after if rows and after < total else None)
+
+
+def enable_key(call: Call, reference: str) -> Key:
+    """DISABLED to ENABLED. DEW: enable-key."""
+    with call.change() as tx:
+        key = _own_key(call, tx, reference)
+        if key.state != access.DISABLED:
+            raise Error(KEY_NOT_DISABLED, key=key.id)
+        return _save(tx, replace(key, state=access.ENABLED))
+
+
+def disable_key(call: Call, reference: str) -> Key:
+    """ENABLED to DISABLED. DEW: disable-key."""
+    with call.change() as tx:
+        key = _own_key(call, tx, reference)
+        if key.state != access.ENABLED:
+            raise Error(KEY_NOT_ENABLED, key=key.id)
+        return _save(tx, replace(key, state=access.DISABLED))
+
+
+def update_alias(call: Call, reference: str, alias: str) -> Key:
+    """DEW: update-key-alias."""
+    check_alias(alias)
+    with call.change() as tx:
+        return _save(tx, replace(_renamable_key(call, tx, reference), alias=alias))
+
+
+def update_description(call: Call, reference: str, description: str) -> Key:
+    """DEW: update-key-description."""
+    check_description(description)
+    with call.change() as tx:
+        return _save(tx, replace(_renamable_key(call, tx, reference), description=description))
+
+
+def count_keys(call: Call) -> int:
+    """How many custom keys, of any state, the project has. DEW: user-instances."""
+    with call.read() as tx:
+        return keys.count_keys(tx, call.caller.project_id, custom_only=True)
+
+
+def key_for_encryption(call: Call, reference: str) -> Key:
+    """An enabled key to encrypt with; a service's default key is made when it is first asked for."""
+    try:
+        key = access.key(call, reference)
+    except Error as error:
+        service = _default_service(call, reference)
+        if error.fault is not KEY_NOT_FOUND or service is None:
+            raise
+        key = _default_key(call, service)
+    return access.usable(key)
+
+
+def check_alias(alias: str) -> None:
+    """Raises Error(ALIAS_INVALID) for what a tenant may not set."""
+    if not _ALIAS.fullmatch(alias):
+        raise Error(ALIAS_INVALID, reason="1 to 255 of letters, digits and :/_- are due")
+    if alias.endswith("/default"):
+        raise Error(ALIAS_INVALID, reason="names ending in /default belong to services")
+
+
+def check_description(description: str) -> None:
+    """Raises Error(DESCRIPTION_INVALID) beyond 255 characters."""
+    if len(description) > _DESCRIPTION_LENGTH:
+        raise Error(DESCRIPTION_INVALID, reason=f"at most {_DESCRIPTION_LENGTH} characters are due")
+
+
+def custom(key: Key) -> Key:
+    """The key itself, unless it is a default key: Error(KEY_IS_DEFAULT)."""
+    if key.is_default:
+        raise Error(KEY_IS_DEFAULT, key=key.alias)
+    return key
+
+
+def _checked_spec(spec: str, usage: str, origin: str, keystore_id: str) -> KeyAlgorithm:
+    row = KEY_SPECS.get(spec or AES_256.name)
+    if row is None:
+        raise Error(SPEC_INVALID, reason=f"{', '.join(KEY_SPECS)} are due")
+    if usage and usage not in row.usages:
+        raise Error(
+            PARAMETER_INVALID, name="key_usage", reason=f"{', '.join(row.usages)} is due for {row.name}"
+        )
+    if origin not in ("", "kms"):
+        raise Error(PARAMETER_INVALID, name="origin", reason="kms is due")
+    if keystore_id not in ("", DEFAULT_KEYSTORE):
+        raise Error(KEYSTORE_REFUSED, reason="there is no such keystore")
+    return row
+
+
+def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterprise_project_id: str) -> Key:
+    return Key(
+        id=str(uuid.UUID(bytes=call.core.token.random(16), version=4)),
+        project_id=call.caller.project_id,
+        domain_id=call.caller.domain_id,
+        alias=alias,
+        description=description,
+        spec=row.name,
+        usage=row.usages[0],
+        origin="kms",
+        state=access.ENABLED,
+        is_default=False,
+        created=call.core.clock(),
+        deletion_date=None,
+        enterprise_project_id=enterprise_project_id,
+        current_version=1,
+    )
+
+
+def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
+    token = call.core.token
+    return KeyVersion(
+        key_id=key.id,
+        version=key.current_version,
+        algorithm=row.name,
+        wrapped=token.generate(row, token.find(ROOT_KEY_LABEL)),
+        root_label=ROOT_KEY_LABEL,
+        created=key.created,
+        destroyed=None,
+    )
+
+
+def _answered(call: Call, sequence: str, digest: bytes) -> Key | None:
+    with call.read() as tx:
+        return _recall(call, tx, sequence, digest)
+
+
+def _recall(call: Call, tx: Tx, sequence: str, digest: bytes) -> Key | None:
+    """The key that this sequence made within 24 hours. Raises Error(SEQUENCE_INVALID) if it asked otherwise."""
+    found = sequences.recall(tx, call.caller.project_id, "create-key", sequence)
+    if found is None or found[2] < call.core.clock() - _DAY_MILLIS:
+        return None
+    if found[0] != digest:
+        raise Error(SEQUENCE_INVALID, reason="it was used for a request with other parameters")
+    return access.key_for_change(call, tx, found[1])
+
+
+def _own_key(call: Call, tx: Tx, reference: str) -> Key:
+    return custom(access.key_for_change(call, tx, reference))
+
+
+def _renamable_key(call: Call, tx: Tx, reference: str) -> Key:
+    key = _own_key(call, tx, reference)
+    if key.state == access.PENDING_DELETION:
+        raise Error(KEY_PENDING_DELETION, key=key.id)
+    return key
+
+
+def _save(tx: Tx, key: Key) -> Key:
+    keys.update_key(tx, key)
+    return key
+
+
+def _default_service(call: Call, reference: str) -> str | None:
+    alias = access.alias_of(call, reference) or ""
+    service, _, name = alias.partition("/")
+    return service if name == "default" and service in SERVICES else None
+
+
+def _default_key(call: Call, service: str) -> Key:
+    """Make the project's default key for the service, unless another call was faster."""
+    alias = f"{service}/default"
+    draft = _new_key(call, alias, AES_256, f"Default key of {service}", "0")
+    key = replace(draft, is_default=True)
+    version = _new_version(call, key, AES_256)
+    with call.core.store.write() as tx:
+        present = keys.get_key_by_alias(tx, call.caller.project_id, alias)
+        if present is not None:
+            return present
+        keys.insert_key(tx, key, version)
+    call.resource = key.id
+    return key
