@@ -1,0 +1,210 @@
+"""Client: one connection to the daemon, with a method for each everyday call."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hsmd.client.calls import Calls, open_channel
+from hsmd.client.errors import SetupError
+from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, service_pb2
+from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
+from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
+from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
+from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
+from hsmd.pb.v1.keys_pb2 import Key, KeyState
+from hsmd.pb.v1.keys_pb2_grpc import KeysStub
+from hsmd.pb.v1.service_pb2_grpc import ServiceStub
+
+_FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
+_LARGEST_PAGE = 1000
+_LARGEST_RANDOM_BYTES = 1024
+
+
+class Client:
+    """Calls to one daemon; safe to share between threads, not over a fork.
+
+    `target` is host:port (mutual TLS, PEM files) or unix:PATH (no TLS, no files). `project_id` acts in
+    another project than the certificate's own; `server_name` is expected in the server's certificate
+    instead of the target's host; `deadline` is in seconds, for each call. Wherever a `key_id` is taken it
+    may be a key id, alias/NAME or an alias URN.
+
+    `keys`, `crypto`, `data_keys`, `deletion`, `identity` and `service` are the generated stubs, for
+    what has no method here. Every call raises ApiError; making a Client raises SetupError.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        project_id: str = "",
+        server_name: str = "",
+        deadline: float = 20.0,
+    ) -> None:
+        self._target = target
+        self._channel = open_channel(target, ca=ca, certificate=certificate, key=key, server_name=server_name)
+        calls = Calls(self._channel, deadline=deadline, project_id=project_id)
+        self.keys = KeysStub(calls)
+        self.crypto = CryptoStub(calls)
+        self.data_keys = DataKeysStub(calls)
+        self.deletion = DeletionStub(calls)
+        self.identity = IdentityStub(calls)
+        self.service = ServiceStub(calls)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """A client by HSMD_GRPC, HSMD_CA, HSMD_CERT, HSMD_KEY and, if set, HSMD_PROJECT_ID."""
+        target = environment.get("HSMD_GRPC", "")
+        needed = ("HSMD_GRPC",) if target.startswith("unix:") else ("HSMD_GRPC", *_FILES)
+        missing = [name for name in needed if not environment.get(name)]
+        if missing:
+            raise SetupError(f"not set in the environment: {', '.join(missing)}")
+        ca, certificate, key = (Path(environment[name]) if name in needed else None for name in _FILES)
+        project_id = environment.get("HSMD_PROJECT_ID", "")
+        return cls(target, ca=ca, certificate=certificate, key=key, project_id=project_id)
+
+    def __repr__(self) -> str:
+        return f"Client({self._target!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; calls in flight fail."""
+        self._channel.close()
+
+    # Keys
+
+    def create_key(self, alias: str, *, description: str = "", spec: str = "", sequence: str = "") -> str:
+        """Generate a key in the HSM and return its id.
+
+        `spec` is the DEW spelling, "" for AES_256; ValueError for one that is not offered. With the same
+        `sequence` (36 characters) a repeated call within 24 hours returns the first one's key.
+        """
+        request = keys_pb2.CreateKeyRequest(
+            key_alias=alias,
+            key_description=description,
+            key_spec=f"KEY_SPEC_{spec}" if spec else None,
+            sequence=sequence,
+        )
+        return str(self.keys.CreateKey(request).key_info.key_id)
+
+    def describe_key(self, key_id: str) -> Key:
+        """Everything about one key but its material."""
+        response: keys_pb2.DescribeKeyResponse = self.keys.DescribeKey(
+            keys_pb2.DescribeKeyRequest(key_id=key_id)
+        )
+        return response.key_info
+
+    def list_keys(self, *, state: KeyState | None = None, page: int = _LARGEST_PAGE) -> Iterator[Key]:
+        """The project's keys, oldest first, fetched by pages of 1 to 1000 as they are needed."""
+        marker = 0
+        while True:
+            request = keys_pb2.ListKeysRequest(limit=page, marker=marker, key_state=state)
+            response: keys_pb2.ListKeysResponse = self.keys.ListKeys(request)
+            yield from response.key_details
+            if not response.truncated:
+                return
+            marker = int(response.next_marker)
+
+    def enable(self, key_id: str) -> None:
+        """DISABLED to ENABLED."""
+        self.keys.EnableKey(keys_pb2.EnableKeyRequest(key_id=key_id))
+
+    def disable(self, key_id: str) -> None:
+        """ENABLED to DISABLED."""
+        self.keys.DisableKey(keys_pb2.DisableKeyRequest(key_id=key_id))
+
+    def rename(self, key_id: str, alias: str) -> None:
+        """Give the key another alias (the bare name, without "alias/")."""
+        self.keys.UpdateKeyAlias(keys_pb2.UpdateKeyAliasRequest(key_id=key_id, key_alias=alias))
+
+    def set_description(self, key_id: str, description: str) -> None:
+        """Replace the key's description, 0 to 255 characters."""
+        request = keys_pb2.UpdateKeyDescriptionRequest(key_id=key_id, key_description=description)
+        self.keys.UpdateKeyDescription(request)
+
+    def schedule_deletion(self, key_id: str, days: int) -> None:
+        """Destroy the key 7 to 1096 days from now, unless cancelled before."""
+        request = deletion_pb2.ScheduleKeyDeletionRequest(key_id=key_id, pending_days=days)
+        self.deletion.ScheduleKeyDeletion(request)
+
+    def cancel_deletion(self, key_id: str) -> None:
+        """Take a scheduled deletion back; the key is DISABLED afterwards."""
+        self.deletion.CancelKeyDeletion(deletion_pb2.CancelKeyDeletionRequest(key_id=key_id))
+
+    # Data
+
+    def encrypt(self, key_id: str, data: bytes, aad: bytes = b"") -> bytes:
+        """Encrypt 1 to 4096 bytes, bound to 0 to 128 bytes of additional authenticated data."""
+        request = crypto_pb2.EncryptDataRequest(
+            key_id=key_id, plain_text=data, additional_authenticated_data=aad
+        )
+        response: crypto_pb2.EncryptDataResponse = self.crypto.EncryptData(request)
+        return response.cipher_text
+
+    def decrypt(self, blob: bytes, aad: bytes = b"", key_id: str = "") -> bytes:
+        """Decrypt what encrypt made; refused when it was under another key than `key_id`, if one is named."""
+        request = crypto_pb2.DecryptDataRequest(
+            key_id=key_id, cipher_text=blob, additional_authenticated_data=aad
+        )
+        response: crypto_pb2.DecryptDataResponse = self.crypto.DecryptData(request)
+        return response.plain_text
+
+    def create_data_key(self, key_id: str, bits: int = 256, aad: bytes = b"") -> tuple[bytes, bytes]:
+        """(plaintext, wrapped) of a new data key of 8 to 8192 bits; the service keeps neither."""
+        request = datakeys_pb2.CreateDataKeyRequest(
+            key_id=key_id, datakey_length=bits, additional_authenticated_data=aad
+        )
+        response: datakeys_pb2.CreateDataKeyResponse = self.data_keys.CreateDataKey(request)
+        return response.plain_text, response.cipher_text
+
+    def encrypt_data_key(self, key_id: str, dek: bytes, aad: bytes = b"") -> bytes:
+        """Wrap a data key of your own, 1 to 1024 bytes."""
+        request = datakeys_pb2.EncryptDataKeyRequest(
+            key_id=key_id,
+            plain_text=dek + hashlib.sha256(dek).digest(),
+            datakey_plain_length=len(dek),
+            additional_authenticated_data=aad,
+        )
+        response: datakeys_pb2.EncryptDataKeyResponse = self.data_keys.EncryptDataKey(request)
+        return response.cipher_text
+
+    def decrypt_data_key(self, key_id: str, wrapped: bytes, aad: bytes = b"") -> bytes:
+        """The data key that create_data_key or encrypt_data_key wrapped."""
+        request = datakeys_pb2.DecryptDataKeyRequest(
+            key_id=key_id,
+            cipher_text=wrapped,
+            datakey_cipher_length=len(wrapped),
+            additional_authenticated_data=aad,
+        )
+        response: datakeys_pb2.DecryptDataKeyResponse = self.data_keys.DecryptDataKey(request)
+        return response.data_key
+
+    def random(self, size: int) -> bytes:
+        """`size` random bytes from the HSM's generator, by a call for each 1024."""
+        parts = []
+        for start in range(0, size, _LARGEST_RANDOM_BYTES):
+            bits = 8 * min(_LARGEST_RANDOM_BYTES, size - start)
+            response: crypto_pb2.GenRandomResponse = self.crypto.GenRandom(
+                crypto_pb2.GenRandomRequest(random_data_length=bits)
+            )
+            parts.append(response.random_data)
+        return b"".join(parts)
+
+    # The service
+
+    def status(self) -> service_pb2.GetStatusResponse:
+        """State of the worker that answers: token, capabilities, store."""
+        response: service_pb2.GetStatusResponse = self.service.GetStatus(service_pb2.GetStatusRequest())
+        return response
