@@ -1,0 +1,34 @@
+"""The HSM: the only room that speaks PKCS#11.
+
+address.py     where the token is (RFC 7512)
+faults.py      every fault of PKCS#11 in one table
+module.py      loading, and the calls past python-pkcs11
+templates.py   what objects may do
+operations.py  what is done with keys
+probe.py       what the token can do, by doing it
+connection.py  from loading to a probed login, under a lock between processes
+calls.py       who is inside the module, until when
+link.py        loss, hanging, reconnection
+desk.py        a thread's session and the border where faults are translated
+token.py       the door: Token
+"""
+
+from hsmd.hsm.address import Address, AddressError, parse_address
+from hsmd.hsm.desk import Handle
+from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
+from hsmd.hsm.link import TokenStatus
+from hsmd.hsm.probe import Capability
+from hsmd.hsm.token import Token
+
+__all__ = [
+    "Address",
+    "AddressError",
+    "BadData",
+    "Capability",
+    "Handle",
+    "ObjectGone",
+    "Token",
+    "TokenRefused",
+    "TokenStatus",
+    "parse_address",
+]

@@ -1,0 +1,296 @@
+"""Keeps the connection: notices its loss and hung calls, and makes it anew.
+
+    connected ──fault, failed ping──▶ away ──reconnected──▶ connected
+        └──────deadline passed──────▶ unresponsive ──all stuck threads are back──▶ reconnected ──▶ connected
+
+Two threads. The *watch* never enters the module, so nothing can hold it up: it finds overdue calls and
+tells the owner. The *keeper* pings and reconnects; while it hangs, callers are refused at once, as the
+state says so. A reconnection finalises the module, and so waits until no other thread is inside.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pkcs11 import PKCS11Error
+
+from hsmd.errors import UNAVAILABLE, Error
+from hsmd.hsm.address import Address
+from hsmd.hsm.calls import Calls
+from hsmd.hsm.connection import Connection, establish
+from hsmd.hsm.faults import TokenRefused, name_of
+from hsmd.hsm.module import Module
+
+if TYPE_CHECKING:
+    from hsmd.hsm.probe import Capability
+
+State = Literal["connected", "away", "unresponsive"]
+
+_TICK = 0.2  # how often the watch looks
+_PING = 1.0  # how often the keeper uses an idle token
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # between attempts to reconnect
+_ATTEMPTS = 3  # of connect(): SoftHSM2 fails now and then while another process logs in
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatus:
+    """How the token is. `since` is when this state began, in UTC; `detail` is for operators."""
+
+    label: str
+    serial: str
+    model: str
+    module: str
+    state: State
+    since: datetime
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the owner chose; see Token."""
+
+    address: Address
+    lock_file: Path
+    softhsm_conf: Path | None
+    deadline: float
+    on_lost: Callable[[], None]
+    on_stuck: Callable[[int], None]
+
+
+class Link:
+    """The connection of this process to its token. `live` is None whenever calls are to be refused."""
+
+    def __init__(self, settings: Settings, pin: str) -> None:
+        self.settings = settings
+        self.calls = Calls()
+        self.live: Connection | None = None
+        self.pid = os.getpid()
+        self.capabilities: tuple[Capability, ...] = ()
+        self._pin = pin
+        self._module: Module | None = None
+        self._initialized = False
+        self._generation = 0
+        self._identity = (settings.address.token or "", settings.address.serial or "", "")
+        self._state: State = "away"
+        self._since = datetime.now(UTC)
+        self._detail = "not connected yet"
+        self._refused: TokenRefused | None = None
+        self._untold = False  # a loss that on_lost has not heard of
+        self._lock = threading.Lock()  # of the fields above
+        self._connecting = threading.Lock()  # one attempt at a time
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    # What callers see
+
+    def status(self) -> TokenStatus:
+        """The state now."""
+        with self._lock:
+            label, serial, model = self._identity
+            module = str(self.settings.address.module_path)
+            return TokenStatus(label, serial, model, module, self._state, self._since, self._detail)
+
+    def refusal(self) -> Error:
+        """Why there is no `live` connection."""
+        answer = "does not answer" if self._state == "unresponsive" else "is away"
+        return Error(UNAVAILABLE, reason=f"the HSM {answer}")
+
+    def lost(self, connection: Connection, error: PKCS11Error) -> Error:
+        """The token failed: from now on calls are refused, until it is reconnected."""
+        with self._lock:
+            if self.live is connection:
+                self._down("away", name_of(error))
+        self._wake.set()
+        return Error(UNAVAILABLE, reason="the HSM failed")
+
+    def back_late(self) -> Error:
+        """A thread came out of the module after its deadline; its answer is dropped."""
+        self._wake.set()
+        return Error(UNAVAILABLE, reason="the HSM did not answer in time")
+
+    # Connecting
+
+    def connect(self) -> None:
+        """Connect, in a thread of its own, since the module may hang. Raises TokenRefused, Error."""
+        outcome: Future[None] = Future()
+        threading.Thread(target=self._attempt, args=(outcome,), daemon=True, name="hsm-connect").start()
+        try:
+            outcome.result(timeout=3 * self.settings.deadline)  # the lock, the login, the probe
+        except TimeoutError as error:
+            with self._lock:
+                self._down("unresponsive", "the module hangs while connecting")
+            raise self.refusal() from error
+
+    def _attempt(self, outcome: Future[None]) -> None:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._connect_once()
+                return outcome.set_result(None)
+            except PKCS11Error as error:
+                if not left:
+                    failure = Error(UNAVAILABLE, reason="the HSM failed")
+                    failure.__cause__ = error
+                    return outcome.set_exception(failure)
+            except Exception as error:  # raised again by the thread that waits
+                return outcome.set_exception(error)
+            time.sleep(_FIRST_PAUSE)
+        return None
+
+    def _connect_once(self) -> None:
+        """Raises TokenRefused, Error(UNAVAILABLE), PKCS11Error; the status tells it as well."""
+        if self._refused:
+            raise self._refused
+        if not self._connecting.acquire(blocking=False):
+            raise Error(UNAVAILABLE, reason="the HSM is being connected")
+        try:
+            if self.live is None:
+                self._replace()
+        except (TokenRefused, Error, PKCS11Error) as error:
+            with self._lock:
+                self._down("away", name_of(error) if isinstance(error, PKCS11Error) else str(error))
+                if isinstance(error, TokenRefused) and error.pin:
+                    self._refused = error
+            raise
+        finally:
+            self.calls.leave(threading.get_ident())
+            self._connecting.release()
+
+    def _replace(self) -> None:
+        if self.calls.others():
+            raise Error(UNAVAILABLE, reason="calls are still inside the HSM's module")
+        if self._module is None:
+            self._module = Module(self.settings.address.module_path)
+        if self._module.pid != os.getpid():
+            raise TokenRefused("the HSM was connected before this process was forked")
+        self._enter()
+        self._finalize()
+        self.calls.leave(threading.get_ident())
+        if self.settings.softhsm_conf is not None:  # read by SoftHSM2 at C_Initialize
+            os.environ["SOFTHSM2_CONF"] = str(self.settings.softhsm_conf)
+        made = establish(
+            self._module,
+            self.settings.address,
+            self._pin,
+            self._generation + 1,
+            self.settings.lock_file,
+            self.settings.deadline,
+            self._enter,
+        )
+        with self._lock:
+            self._initialized = True
+            self._generation = made.generation
+            self._identity = (made.token.label, made.token.serial.decode(errors="replace"), made.token.model)
+            self.capabilities = made.found.capabilities
+            self._turn("connected", "")
+            self.live = made
+
+    def _enter(self) -> None:
+        self.calls.inside[threading.get_ident()] = time.monotonic() + self.settings.deadline
+
+    def _finalize(self) -> None:
+        if self._initialized and self._module is not None:
+            self._initialized = False
+            with suppress(PKCS11Error):  # of a module whose token is gone nothing better is to be had
+                self._module.finalize()
+
+    # The states, under the lock
+
+    def _down(self, state: State, detail: str) -> None:
+        self._untold |= self.live is not None
+        self.live = None
+        self._turn(state, detail)
+
+    def _turn(self, state: State, detail: str) -> None:
+        if (state, detail) != (self._state, self._detail):
+            _log.log(
+                logging.INFO if state == "connected" else logging.WARNING,
+                "The HSM token is %s%s",
+                state,
+                detail and f": {detail}",
+            )
+        if state != self._state:
+            self._since = datetime.now(UTC)
+        self._state, self._detail = state, detail
+
+    # Watching
+
+    def watch(self, ping: Callable[[], None]) -> None:
+        """Start the two threads; `ping` uses the token in earnest and raises Error."""
+        if self._threads:
+            return
+        self._threads = [
+            threading.Thread(target=self._look, daemon=True, name="hsm-watch"),
+            threading.Thread(target=self._keep, args=(ping,), daemon=True, name="hsm-keeper"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _look(self) -> None:
+        told = 0
+        while not self._closing.wait(min(_TICK, self.settings.deadline / 4)):
+            stuck = self.calls.sweep(time.monotonic())
+            if stuck and self._state != "unresponsive":
+                with self._lock:
+                    self._down("unresponsive", "a call passed its deadline inside the module")
+            if stuck != told:
+                told = stuck
+                self._tell(lambda count=stuck: self.settings.on_stuck(count))  # type: ignore[misc]  # bound now
+            with self._lock:
+                untold, self._untold = self._untold, False
+            if untold:
+                self._tell(self.settings.on_lost)
+
+    def _tell(self, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except Exception:
+            _log.exception("A hook of the HSM failed")
+
+    def _keep(self, ping: Callable[[], None]) -> None:
+        pause = _FIRST_PAUSE
+        while not self._closing.is_set():
+            if self.live is not None:
+                pause = _FIRST_PAUSE
+                self._rest(_PING)
+                with suppress(Error):  # lost() has noted it
+                    ping()
+            elif self._refused or self.calls.others():
+                self._rest(_FIRST_PAUSE)
+            else:
+                with suppress(TokenRefused, Error, PKCS11Error):  # the status tells it
+                    self._connect_once()
+                    continue
+                self._rest(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _rest(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def close(self) -> None:
+        """Stop watching, then leave the module, unless a thread is stuck inside."""
+        self._closing.set()
+        self._wake.set()
+        with self._lock:
+            self.live = None
+            self._turn("away", "closed")
+        for thread in self._threads:
+            thread.join(self.settings.deadline)
+        until = time.monotonic() + self.settings.deadline
+        while self.calls.others() and time.monotonic() < until:
+            time.sleep(0.01)
+        if not self.calls.others():
+            leaving = threading.Thread(target=self._finalize, daemon=True, name="hsm-close")
+            leaving.start()
+            leaving.join(self.settings.deadline)

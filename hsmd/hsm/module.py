@@ -1,0 +1,166 @@
+"""The PKCS#11 module as this process loads it, and the few calls that go past python-pkcs11.
+
+Past the library go:
+- C_Initialize, since the library passes NULL, by which it promises that only one thread will call
+  (PKCS#11 2.40, 5.4); SoftHSM2 then takes no locks and breaks within a second of two threads.
+- C_Finalize, which the library calls without letting other threads run.
+- the calls that make an object: the library builds a Python class for each (60 to 70 µs of 95), and
+  destroys no object but by that class. Here handles are numbers.
+"""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from ctypes import POINTER, byref, c_ulong, c_void_p
+from pathlib import Path
+from typing import Any
+
+from pkcs11 import Attribute, Mechanism, PKCS11Error, Slot, _pkcs11
+from pkcs11.attributes import AttributeMapper
+from pkcs11.types import Session
+
+from hsmd.hsm.faults import TokenRefused, check
+
+_CKF_OS_LOCKING_OK = 2
+_CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
+_CK_UNAVAILABLE_INFORMATION = c_ulong(-1).value
+_PACKER = AttributeMapper()
+
+
+class _InitializeArgs(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("create", "destroy", "lock", "unlock")),
+        ("flags", c_ulong),
+        ("reserved", c_void_p),
+    ]
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = [("type", c_ulong), ("value", c_void_p), ("length", c_ulong)]
+
+
+class _Mechanism(ctypes.Structure):
+    _fields_ = [("mechanism", c_ulong), ("parameter", c_void_p), ("length", c_ulong)]
+
+
+# Places in CK_FUNCTION_LIST (PKCS#11 2.40, pkcs11f.h order; place 0 is the version), with the arguments.
+_SESSION = _OBJECT = c_ulong
+_TEMPLATE = (POINTER(_Attribute), c_ulong)
+_FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
+    "C_Initialize": (1, (c_void_p,)),
+    "C_Finalize": (2, (c_void_p,)),
+    "C_CreateObject": (21, (_SESSION, *_TEMPLATE, POINTER(_OBJECT))),
+    "C_DestroyObject": (23, (_SESSION, _OBJECT)),
+    "C_GetAttributeValue": (25, (_SESSION, _OBJECT, *_TEMPLATE)),
+    "C_GenerateKey": (59, (_SESSION, POINTER(_Mechanism), *_TEMPLATE, POINTER(_OBJECT))),
+    "C_UnwrapKey": (
+        62,
+        (_SESSION, POINTER(_Mechanism), _OBJECT, ctypes.c_char_p, c_ulong, *_TEMPLATE, POINTER(_OBJECT)),
+    ),
+}
+
+
+class Template:
+    """Attributes of an object to be, packed once and never changed, so that threads may share it."""
+
+    def __init__(self, attributes: Mapping[Attribute, object]) -> None:
+        packed = [_PACKER.pack_attribute(name, value) for name, value in attributes.items()]
+        self._kept = [ctypes.create_string_buffer(value, len(value)) for value in packed]
+        self.count = len(packed)
+        self.array = (_Attribute * self.count)(
+            *(
+                _Attribute(name, ctypes.addressof(buffer), len(value))
+                for name, buffer, value in zip(attributes, self._kept, packed, strict=True)
+            )
+        )
+
+
+class Module:
+    """A loaded module. It belongs to the process that made it: not to be used after a fork (2.40, 2.5.2)."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            ctypes.CDLL(str(path))  # held for good: threads may be inside when python-pkcs11 lets go of it
+            # Made without its __init__, which would C_Initialize(NULL).
+            self._lib = _pkcs11.lib.__new__(_pkcs11.lib, str(path))  # type: ignore[call-arg]  # its __cinit__
+        except (OSError, PKCS11Error) as error:
+            raise TokenRefused(f"the PKCS#11 module {path} can't be loaded: {error}") from error
+        self.path = path
+        self.pid = os.getpid()
+        # The library's own function list: some modules (p11-kit's) hand out a new, separate one each
+        # time they are asked. It is the first field of its base struct HasFuncList.
+        places = ctypes.cast(c_void_p.from_address(id(self._lib) + object.__basicsize__), POINTER(c_void_p))
+        self._call = {
+            name: ctypes.CFUNCTYPE(c_ulong, *arguments)(places[place])
+            for name, (place, arguments) in _FUNCTIONS.items()
+        }
+
+    def initialize(self) -> None:
+        """C_Initialize for many threads. Raises TokenRefused if this process did so before, PKCS11Error."""
+        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
+        code = self._call["C_Initialize"](byref(arguments))
+        if code == _CKR_CRYPTOKI_ALREADY_INITIALIZED:
+            raise TokenRefused(f"the PKCS#11 module {self.path} is in use in this process already")
+        check(code)
+
+    def finalize(self) -> None:
+        """C_Finalize: ends all sessions and the login. No thread may be inside. Raises PKCS11Error."""
+        check(self._call["C_Finalize"](None))
+
+    def slots(self) -> list[Slot]:
+        """All slots, with a token or without. Raises PKCS11Error."""
+        return self._lib.get_slots()
+
+    def create(self, session: Session, template: Template) -> int:
+        """C_CreateObject: the handle of an object with given value. Raises PKCS11Error."""
+        made = c_ulong()
+        check(self._call["C_CreateObject"](_number(session), template.array, template.count, byref(made)))
+        return made.value
+
+    def generate(self, session: Session, mechanism: Mechanism, template: Template) -> int:
+        """C_GenerateKey: the handle of a new secret key. Raises PKCS11Error."""
+        made = c_ulong()
+        how = _Mechanism(mechanism, None, 0)
+        check(
+            self._call["C_GenerateKey"](
+                _number(session), byref(how), template.array, template.count, byref(made)
+            )
+        )
+        return made.value
+
+    def unwrap(
+        self, session: Session, mechanism: Mechanism, key: int, wrapped: bytes, template: Template
+    ) -> int:
+        """C_UnwrapKey: the handle of the key in `wrapped`. Raises PKCS11Error."""
+        made = c_ulong()
+        how = _Mechanism(mechanism, None, 0)
+        check(
+            self._call["C_UnwrapKey"](
+                _number(session),
+                byref(how),
+                key,
+                wrapped,
+                len(wrapped),
+                template.array,
+                template.count,
+                byref(made),
+            )
+        )
+        return made.value
+
+    def destroy(self, session: Session, handle: int) -> None:
+        """C_DestroyObject. Raises PKCS11Error."""
+        check(self._call["C_DestroyObject"](_number(session), handle))
+
+    def read(self, session: Session, handle: int, attribute: Attribute, most: int) -> bytes:
+        """C_GetAttributeValue: one attribute of at most `most` bytes; b"" if hidden. Raises PKCS11Error."""
+        buffer = ctypes.create_string_buffer(most)
+        wanted = _Attribute(attribute, ctypes.addressof(buffer), most)
+        check(self._call["C_GetAttributeValue"](_number(session), handle, byref(wanted), 1))
+        length: int = wanted.length
+        return b"" if length == _CK_UNAVAILABLE_INFORMATION else buffer.raw[:length]
+
+
+def _number(session: Session) -> int:
+    number: int = session.handle  # type: ignore[attr-defined]  # compiled in, not in its stub
+    return number

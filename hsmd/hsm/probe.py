@@ -1,0 +1,138 @@
+"""What the token can do, found by doing it with throw-away keys; the mechanism list only tells its claims."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+from pkcs11 import Mechanism, PKCS11Error
+from pkcs11.types import Session
+
+from hsmd.algorithms import AES_256
+from hsmd.hsm import operations, templates
+from hsmd.hsm.faults import Sort, name_of, sort_of
+from hsmd.hsm.module import Module, Template
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One thing tried: `detail` says how it is done, or what the token answered instead."""
+
+    name: str
+    available: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The probe's result; `key_wrap` is None when the token can't do RFC 5649."""
+
+    capabilities: tuple[Capability, ...]
+    key_wrap: Mechanism | None
+
+
+class _Wrong(Exception):  # noqa: N818  # names what is found
+    """The token answered, but not what the standard says."""
+
+
+def probe(module: Module, session: Session) -> Found:
+    """Try everything the service builds on. Raises PKCS11Error when the token fails meanwhile."""
+    bench = _Bench(module, session)
+    wraps = [_tried("aes-key-wrap-kwp", _with(bench.key_wrap, each)) for each in templates.KEY_WRAPS]
+    chosen = next((index for index, each in enumerate(wraps) if each.available), None)
+    return Found(
+        capabilities=(
+            _tried("random", bench.random),
+            _tried("aes-256-generate", bench.generate),
+            wraps[chosen or 0],
+            _tried("aes-256-gcm", bench.gcm),
+            _tried("hmac-sha-256", bench.hmac),
+        ),
+        key_wrap=None if chosen is None else templates.KEY_WRAPS[chosen],
+    )
+
+
+def _with(trial: Callable[[Mechanism], str], mechanism: Mechanism) -> Callable[[], str]:
+    return lambda: trial(mechanism)
+
+
+def _tried(name: str, trial: Callable[[], str]) -> Capability:
+    try:
+        return Capability(name, True, trial())
+    except _Wrong as wrong:
+        return Capability(name, False, str(wrong))
+    except PKCS11Error as error:
+        if sort_of(error) is Sort.TOKEN:
+            raise
+        return Capability(name, False, name_of(error))
+
+
+class _Bench:
+    """Trials on one session; each leaves no object behind."""
+
+    def __init__(self, module: Module, session: Session) -> None:
+        self._module = module
+        self._session = session
+
+    def random(self) -> str:
+        first, second = (self._session.generate_random(256) for _ in range(2))
+        if len(first) != 32 or first == second:
+            raise _Wrong("the generator repeats itself")
+        return "32 bytes drawn twice"
+
+    def generate(self) -> str:
+        mechanism = templates.GENERATORS[AES_256.kind]
+        made = self._module.generate(self._session, mechanism, templates.newborn(AES_256))
+        self._destroy(made)
+        return f"0x{mechanism:X}"
+
+    def key_wrap(self, mechanism: Mechanism) -> str:
+        kek, value = secrets.token_bytes(32), secrets.token_bytes(32)
+        expected = aes_key_wrap_with_padding(kek, value)
+        root, key = self._create("aes", kek), self._create("aes", value)
+        made = None
+        try:
+            if operations.wrap(self._session, mechanism, root, key) != expected:
+                raise _Wrong(f"0x{mechanism:X} wraps, but not as RFC 5649 says")
+            made = self._unwrap(mechanism, root, expected, templates.TRIAL_UNWRAPPED)
+            if operations.wrap(self._session, mechanism, root, made) != expected:
+                raise _Wrong(f"0x{mechanism:X} unwraps, but not as RFC 5649 says")
+        finally:
+            self._destroy(root, key, *([] if made is None else [made]))
+        return f"0x{mechanism:X}, known answer both ways"
+
+    def gcm(self) -> str:
+        value, iv, aad, data = (secrets.token_bytes(size) for size in (32, 12, 20, 33))
+        key = self._create("aes", value)
+        try:
+            sealed = operations.encrypt(self._session, key, iv, data, aad)
+            opened = operations.decrypt(self._session, key, iv, sealed, aad)
+        finally:
+            self._destroy(key)
+        if sealed != AESGCM(value).encrypt(iv, data, aad) or opened != data:
+            raise _Wrong("0x1087 does not do as NIST SP 800-38D says")
+        return "0x1087, known answer both ways"
+
+    def hmac(self) -> str:
+        value, data = secrets.token_bytes(40), secrets.token_bytes(33)
+        key = self._create("generic-secret", value)
+        try:
+            mac = operations.hmac(self._session, key, data)
+        finally:
+            self._destroy(key)
+        if mac != hmac.digest(value, data, hashlib.sha256):
+            raise _Wrong("0x251 does not do as RFC 2104 says")
+        return "0x251, known answer"
+
+    def _create(self, kind: str, value: bytes) -> int:
+        return self._module.create(self._session, templates.trial(kind, value))
+
+    def _unwrap(self, mechanism: Mechanism, root: int, wrapped: bytes, template: Template) -> int:
+        return self._module.unwrap(self._session, mechanism, root, wrapped, template)
+
+    def _destroy(self, *handles: int) -> None:
+        for handle in handles:
+            self._module.destroy(self._session, handle)

@@ -1,0 +1,265 @@
+"""The token: everything the daemon has done inside the HSM goes through one object of this class."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import cast
+
+from pkcs11 import Attribute, Mechanism, ObjectClass
+from pkcs11.types import Session
+
+from hsmd.algorithms import KeyAlgorithm
+from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
+from hsmd.hsm import operations, templates
+from hsmd.hsm.address import Address
+from hsmd.hsm.connection import Connection, locked
+from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.faults import BadData, ObjectGone
+from hsmd.hsm.link import Link, Settings, TokenStatus
+from hsmd.hsm.module import Template
+from hsmd.hsm.probe import Capability
+
+_PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
+_CHECK_VALUE_BYTES = 8
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Token:
+    """One token, used by all threads of this process. All sizes are bytes, all times seconds.
+
+    `pin` stays in memory and is tried once: after a refusal nobody tries again. `lock_file` is held while
+    a process connects. `softhsm_conf` becomes SOFTHSM2_CONF of this process. `deadline_seconds` is the
+    longest wait for one answer; who passes it makes the token *unresponsive*. `on_lost` is called once for
+    each lost connection, `on_stuck` with the number of threads stuck inside the module whenever it
+    changes; both by the watch thread, so they must be quick.
+
+    Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
+    Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        pin: str,
+        *,
+        lock_file: Path,
+        softhsm_conf: Path | None = None,
+        deadline_seconds: float = 10.0,
+        on_lost: Callable[[], None] = _nothing,
+        on_stuck: Callable[[int], None] = _nothing,
+    ) -> None:
+        settings = Settings(address, lock_file, softhsm_conf, deadline_seconds, on_lost, on_stuck)
+        self._link = Link(settings, pin)
+        self._local = threading.local()
+        self._desks: list[Desk] = []
+        self._desks_lock = threading.Lock()
+
+    # The connection
+
+    def connect(self) -> None:
+        """Load the module, log in, probe; once connected, nothing happens.
+
+        Raises TokenRefused (module missing, PIN wrong or locked, another token there, module in use)
+        or Error(UNAVAILABLE) (token absent, module fails or hangs).
+        """
+        self._link.connect()
+
+    def watch(self) -> None:
+        """From now on notice loss and hung calls, and reconnect; also when `connect` failed."""
+        self._link.watch(self._ping)
+
+    def close(self) -> None:
+        """End all sessions and leave the module."""
+        self._link.close()
+
+    def status(self) -> TokenStatus:
+        """How the token is; never waits for it."""
+        return self._link.status()
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the last probe found; empty before the first connection."""
+        return self._link.capabilities
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Calls of this thread begin and end within this time, else Error(DEADLINE).
+
+        A caller's impatience says nothing about the token: its state follows `deadline_seconds` alone.
+        """
+        desk = self._desk()
+        before = desk.until
+        desk.until = min(before, monotonic() + seconds)
+        try:
+            yield
+        finally:
+            desk.until = before
+
+    def alive(self) -> None:
+        """Use the token in earnest (random numbers and an HMAC)."""
+        with self._desk().call() as desk:
+            desk.connection.feel(desk.session)
+
+    # Token objects
+
+    def make_root_key(self, label: str) -> None:
+        """Make an AES-256 key that wraps and unwraps. Raises Error(FORMAT_INVALID) if the label is taken."""
+        self._make(label, Mechanism.AES_KEY_GEN, templates.root_key(label))
+
+    def make_hmac_key(self, label: str) -> None:
+        """Make an HMAC-SHA-256 key. Raises Error(FORMAT_INVALID) if the label is taken."""
+        self._make(label, Mechanism.GENERIC_SECRET_KEY_GEN, templates.hmac_key(label))
+
+    def find(self, label: str) -> Handle:
+        """The key labelled so. Raises Error(UNAVAILABLE) unless there is exactly one."""
+        with self._desk().call() as desk:
+            connection = desk.connection
+            known = connection.labelled.get(label)
+            if known is None:
+                found = _objects(desk.session, label)
+                if len(found) != 1:
+                    count = len(found) or "no"
+                    raise Error(UNAVAILABLE, reason=f"the HSM holds {count} keys labelled {label}")
+                known = connection.labelled[label] = found[0][0]
+            return Handle(connection.generation, known)
+
+    def labels(self) -> list[str]:
+        """The labels of all secret keys that persist in the token, sorted."""
+        with self._desk().call() as desk:
+            return sorted(label for _, label in _objects(desk.session))
+
+    def check_value(self, handle: Handle) -> str:
+        """The key check value (CKA_CHECK_VALUE) in hexadecimal; "" when the token keeps none."""
+        with self._call(handle) as desk:
+            module = desk.connection.module
+            value = module.read(desk.session, handle.value, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
+            return value.hex()
+
+    # Session objects
+
+    def generate(self, row: KeyAlgorithm, root: Handle) -> bytes:
+        """A new key, born in the token, wrapped by the root key and destroyed there."""
+        with self._call(root) as desk:
+            made = desk.connection.module.generate(
+                desk.session, templates.GENERATORS[row.kind], templates.newborn(row)
+            )
+            return self._wrapped(desk, root, made)
+
+    def wrap_value(self, row: KeyAlgorithm, value: bytes, root: Handle) -> bytes:
+        """A key of this value, `row.bits` long, wrapped by the root key. Raises ValueError otherwise."""
+        if len(value) * 8 != row.bits:
+            raise ValueError(f"{row.name} has {row.bits} bits")
+        with self._call(root) as desk:
+            made = desk.connection.module.create(desk.session, templates.imported(row, value))
+            return self._wrapped(desk, root, made)
+
+    def unwrap(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> Handle:
+        """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
+        with self._call(root, blob=True) as desk:
+            connection = desk.connection
+            if not connection.anchor_lock.acquire(timeout=desk.limit):
+                raise Error(UNAVAILABLE, reason="the HSM does not answer")
+            try:
+                key = connection.module.unwrap(
+                    connection.anchor,
+                    _key_wrap(connection),
+                    root.value,
+                    wrapped,
+                    templates.at_work(row),
+                )
+            finally:
+                connection.anchor_lock.release()
+            return Handle(connection.generation, key)
+
+    def destroy(self, handle: Handle) -> None:
+        """Forget a loaded key; a handle that is gone, with the connection or by itself, is well."""
+        with suppress(ObjectGone, Error), self._call(handle) as desk:
+            desk.connection.module.destroy(desk.session, handle.value)
+
+    def encrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
+        """AES-GCM: the ciphertext and its 16-byte tag. `iv`: 12 bytes, never twice with one key."""
+        with self._call(key) as desk:
+            return operations.encrypt(desk.session, key.value, iv, data, aad)
+
+    def decrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
+        """AES-GCM of ciphertext and tag. Raises BadData unless data, `iv`, `aad` and key belong together."""
+        if len(data) < operations.TAG_BYTES:
+            raise BadData("shorter than a tag")
+        with self._call(key, blob=True) as desk:
+            return operations.decrypt(desk.session, key.value, iv, data, aad)
+
+    def hmac(self, key: Handle, data: bytes) -> bytes:
+        """HMAC-SHA-256, 32 bytes."""
+        with self._call(key) as desk:
+            return operations.hmac(desk.session, key.value, data)
+
+    def random(self, size: int) -> bytes:
+        """Random bytes from the token's generator."""
+        with self._desk().call() as desk:
+            return desk.session.generate_random(8 * size) if size else b""
+
+    # Threads
+
+    def _desk(self) -> Desk:
+        try:
+            desk: Desk = self._local.desk
+        except AttributeError:
+            desk = self._local.desk = Desk(self._link)
+            with self._desks_lock:
+                self._desks.append(desk)
+        return desk
+
+    def _call(self, key: Handle, *, blob: bool = False) -> Desk:
+        return self._desk().call(key, blob=blob)
+
+    def _ping(self) -> None:
+        """The keeper's turn: use the token, and close the sessions of threads that ended."""
+        desk = self._desk()
+        desk.limit = min(_PING_LIMIT, desk.limit)
+        self.alive()
+        with self._desks_lock:
+            ended = [each for each in self._desks if not each.thread.is_alive()]
+            self._desks = [each for each in self._desks if each.thread.is_alive()]
+        with desk.call():
+            for each in ended:
+                if getattr(each, "connection", None) is desk.connection:
+                    each.leave_session()
+
+    # The longer work
+
+    def _make(self, label: str, mechanism: Mechanism, template: Template) -> None:
+        settings = self._link.settings
+        with locked(settings.lock_file, settings.deadline), self._desk().call() as desk:
+            if _objects(desk.session, label):
+                raise Error(FORMAT_INVALID, reason=f"the HSM holds a key labelled {label} already")
+            session = desk.connection.open_session(write=True)
+            try:
+                desk.connection.module.generate(session, mechanism, template)
+            finally:
+                session.close()
+
+    def _wrapped(self, desk: Desk, root: Handle, key: int) -> bytes:
+        connection = desk.connection
+        try:
+            return operations.wrap(desk.session, _key_wrap(connection), root.value, key)
+        finally:
+            connection.module.destroy(desk.session, key)
+
+
+def _key_wrap(connection: Connection) -> Mechanism:
+    mechanism = connection.found.key_wrap
+    if mechanism is None:
+        raise Error(UNAVAILABLE, reason="the HSM can't wrap keys by RFC 5649")
+    return mechanism
+
+
+def _objects(session: Session, label: str | None = None) -> list[tuple[int, str]]:
+    wanted: dict[Attribute, object] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: True}
+    if label is not None:
+        wanted[Attribute.LABEL] = label
+    return [(cast("int", each.handle), each[Attribute.LABEL]) for each in session.get_objects(wanted)]

@@ -1,0 +1,49 @@
+"""A SoftHSM2 token of one's own: in its own folder, with random PINs, chosen by no global file."""
+
+import os
+import secrets
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
+
+
+@dataclass(frozen=True, slots=True)
+class DevToken:
+    """A token made for a test. `conf` is its SOFTHSM2_CONF, `lock` the lock file for its users."""
+
+    uri: str
+    pin: str
+    so_pin: str
+    conf: Path
+    lock: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SOFTHSM2_CONF": str(self.conf)}
+
+
+def make_token(folder: Path, label: str = "hsmd-test") -> DevToken:
+    """Make a token in the folder; a second one in the same folder stands beside the first."""
+    tokens = folder / "tokens"
+    tokens.mkdir(mode=0o700, parents=True, exist_ok=True)
+    conf = folder / "softhsm2.conf"
+    conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    made = DevToken(
+        uri=f"pkcs11:token={label}?module-path={MODULE}",
+        pin=secrets.token_hex(8),
+        so_pin=secrets.token_hex(8),
+        conf=conf,
+        lock=folder / "token.lock",
+    )
+    subprocess.run(
+        [
+            *("softhsm2-util", "--init-token", "--free", "--label", label),
+            *("--pin", made.pin, "--so-pin", made.so_pin),
+        ],
+        env=made.environment,
+        check=True,
+        capture_output=True,
+    )
+    return made
