@@ -12,6 +12,7 @@ Each step leaves its result whole or not at all (a rename), and each is skipped 
 
 import fcntl
 import json
+import os
 import secrets
 import shlex
 import shutil
@@ -27,12 +28,13 @@ from hsmd.daemon import softhsm
 from hsmd.daemon.certificates import Authority, Pair, write_private
 
 DOMAIN = "development"
-REGION = "local-1"
+REGION = "local-1"  # the project's name, too: the cloud SDK looks the project up by it
 USER = "admin"
 GATEWAY = "hsmd-gateway"
 TOKEN_LABEL = "hsmd"  # noqa: S105 -- a token's label, no secret
 _HOSTS = ("localhost", "127.0.0.1", "::1")
 _SECONDS_TO_INITIALISE = 60
+_CREDENTIALS = ("domain_id", "project_id", "user_id", "password", "access_key", "secret_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,42 +212,34 @@ def _initialise(data: Path, path: Path) -> dict[str, str]:
     """Make the one domain, project and user of the store, once; return their ids and credentials.
 
     The store is made aside and moved into place together with its credentials, since the secret access key
-    can't be had again from a store that a cut run left behind. It happens in a process of its own: what a
-    PKCS#11 module has read of its environment stays with the process.
+    can't be had again from a store that a cut run left behind.
     """
     store, staged = data / "store", data / "store.new"
     if not store.exists():
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(mode=0o700)
-        order = {
-            "config": str(path),
-            "store": f"sqlite:///{staged / 'hsmd.db'}",
-            "domain": DOMAIN,
-            "project": REGION,  # the cloud SDK looks the project up by the region's name
-            "user": USER,
-            "password": secrets.token_urlsafe(18),
-        }
-        made = _in_own_process(order)
-        write_private(staged / "credentials.json", json.dumps(made).encode())
+        write_private(staged / "credentials.json", _init(path, f"sqlite:///{staged / 'hsmd.db'}"))
         staged.rename(store)
-    credentials: dict[str, str] = json.loads((store / "credentials.json").read_bytes())
-    return credentials
+    credentials = json.loads((store / "credentials.json").read_bytes())
+    return {name: credentials[name] for name in _CREDENTIALS}
 
 
-def _in_own_process(order: dict[str, str]) -> dict[str, str]:
+def _init(path: Path, store_url: str) -> bytes:
+    """Run `hsmd init` and return what it prints; a PKCS#11 module keeps the environment that it saw first."""
+    hsmd = str(Path(sys.executable).with_name("hsmd"))
+    names = ["--domain", DOMAIN, "--user", USER, "--certificate", f"CN:{USER}"]
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "hsmd.daemon.development_identity"],
-            input=json.dumps(order),
+        done = subprocess.run(  # noqa: S603 -- fixed argv
+            [hsmd, "init", "--config", str(path), *names],
+            env={**os.environ, "HSMD__STORE__URL": store_url},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
             timeout=_SECONDS_TO_INITIALISE,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise config.ConfigError(f"the token gave no answer in {_SECONDS_TO_INITIALISE} s") from None
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it died silently"])[-1]
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["it died silently"])[-1]
         raise config.ConfigError(f"the development HSM could not be initialised: {reason}")
-    made: dict[str, str] = json.loads(done.stdout)
-    return made
+    return done.stdout
