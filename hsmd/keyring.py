@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from hsmd.algorithms import BY_NAME
-from hsmd.hsm import Handle, ObjectGone, Token
+from hsmd.hsm import BadData, Handle, ObjectGone, Token
 
 Result = TypeVar("Result")
 
@@ -98,7 +98,10 @@ class Keyring:
         if key.wrapped is None:
             raise LookupError(f"version {slot[1]} of {slot[0]} has no material")
         root = self._token.find(key.root_label)
-        return self._token.unwrap(BY_NAME[key.algorithm], key.wrapped, root)
+        try:
+            return self._token.unwrap(BY_NAME[key.algorithm], key.wrapped, root)
+        except BadData as error:  # the store's fault, never the caller's
+            raise LookupError(f"version {slot[1]} of {slot[0]} is not wrapped by {key.root_label}") from error
 
     def _keep(self, slot: tuple[str, int], handle: Handle, generation: int) -> bool:
         """Put the handle in, unless another thread was faster or something was forgotten meanwhile."""

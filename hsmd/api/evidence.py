@@ -47,7 +47,7 @@ def certificate_names(context: grpc.ServicerContext) -> list[str]:
     """The verified client certificate's names, as bindings and configuration spell them."""
     properties = context.auth_context()
     return [
-        prefix + value.decode("utf-8", "replace")
+        prefix + bytes(value).decode("utf-8", "replace")
         for prefix, key in _CERTIFICATE_NAMES
         for value in properties.get(key, ())
     ]

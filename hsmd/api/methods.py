@@ -16,6 +16,10 @@ from hsmd.pb.options.v1 import options_pb2
 
 Check = Callable[[Any], None]
 
+# The stubs of protobuf and of generated code disagree on the type of extensions.
+_METHOD: Any = options_pb2.method
+_FIELD: Any = options_pb2.field
+
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -41,7 +45,7 @@ class Method:
 def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, Method]]:
     """The service's methods. Raises ValueError for one without event, or without a needed action."""
     for descriptor in service.methods:
-        options: options_pb2.Method = descriptor.GetOptions().Extensions[options_pb2.method]
+        options: options_pb2.Method = descriptor.GetOptions().Extensions[_METHOD]
         name = f"{service.full_name}/{descriptor.name}"
         if not options.event:
             raise ValueError(f"{name}: the option event is missing")
@@ -92,31 +96,22 @@ def checker(descriptor: Descriptor) -> Check:
 
 
 def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
-    options: options_pb2.Field = field.GetOptions().Extensions[options_pb2.field]
+    options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
     name = options.name or field.name
     if options.required:
         yield _presence(field, name)
     if options.max:
         yield _bound(field.name, name, options.max, options.fault)
-    if (
-        field.message_type is not None
-        and not field.is_repeated
-        and not field.message_type.GetOptions().map_entry
-    ):
-        if field.message_type.full_name.startswith("hsmd."):
-            inner = checker(field.message_type)
-            yield (
-                lambda message: inner(getattr(message, field.name)) if message.HasField(field.name) else None
-            )
+    if field.message_type is not None and not field.is_repeated:
+        yield _inside(field.name, field.message_type)
 
 
-def _inside(field: FieldDescriptor) -> Check:
-    attribute = field.name
-    inner = checker(field.message_type)
+def _inside(attribute: str, inner: Descriptor) -> Check:
+    check_inner = checker(inner)
 
     def check(message: Any) -> None:
         if message.HasField(attribute):
-            inner(getattr(message, attribute))
+            check_inner(getattr(message, attribute))
 
     return check
 

@@ -71,7 +71,7 @@ class Pipeline:
         self._process = process
         self._deadline = deadline
 
-    def handler(self, method: Method, serve: Serve) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def handler(self, method: Method, serve: Serve) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of one method."""
 
         def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:

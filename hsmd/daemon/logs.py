@@ -35,3 +35,4 @@ def configure(settings: Log, process: str) -> None:
     plain = logging.Formatter(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
     handler.setFormatter(_JsonLines(process) if settings.json else plain)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its own doings, step by step

@@ -29,7 +29,7 @@ from hsmd.errors import Error
 from hsmd.hsm import TokenRefused
 from hsmd.store import StoreError
 
-EX_CONFIG = 78
+EX_FAILED, EX_CONFIG = 1, 78
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _STEADY_SECONDS = 30.0
@@ -155,6 +155,9 @@ class Supervisor:
             lasted = time.monotonic() - child.started
             child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
             child.pid, child.due = 0, time.monotonic() + child.pause
+            if not self._announced and child.pause >= _LONGEST_PAUSE:
+                log.critical("%s can't be started", child.name)
+                return EX_FAILED
         return 0
 
     def _end(self, code: int) -> int:

@@ -1,0 +1,249 @@
+"""A whole hsmd for tests: development HSM, daemon and gateway as processes of their own, and ways to call them."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huaweicloudsdkkms.v2 as kms
+from huaweicloudsdkcore.auth.credentials import BasicCredentials
+from huaweicloudsdkcore.http.http_config import HttpConfig
+from huaweicloudsdkcore.region.region import Region
+
+from hsmd.cli.children import Child
+from hsmd.client import Client
+from hsmd.daemon.certificates import Authority
+from hsmd.daemon.development import Development, prepare
+
+_HSMD = Path(sys.executable).with_name("hsmd")
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What REST answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One more user: its ids, credentials and client certificate."""
+
+    domain_id: str
+    project_id: str
+    user_id: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    user: str = ""
+    password: str = field(default="", repr=False)
+    certificate: Path = Path()
+    key: Path = Path()
+
+
+class Stand:
+    """One daemon with its gateway. `settings` are extra variables like HSMD__LIMITS__KEYS_PER_PROJECT."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.dev: Development = prepare(folder, grpc_port=free_port(), rest_port=free_port())
+        self.settings = dict(settings or {})
+        self.daemon: Child | None = None
+        self.gateway: Child | None = None
+
+    # Processes
+
+    def start(self, *, gateway: bool = True) -> None:
+        self.daemon = self._run("serve")
+        if gateway:
+            self.gateway = self._run("gateway")
+
+    def stop(self) -> None:
+        for child in (self.gateway, self.daemon):
+            if child is not None:
+                child.stop(_STOP_SECONDS)
+        self.gateway = self.daemon = None
+
+    def restart_daemon(self) -> None:
+        assert self.daemon is not None
+        self.daemon.stop(_STOP_SECONDS)
+        self.daemon = self._run("serve")
+
+    def kill_everything(self) -> None:
+        """kill -9 of every process of daemon and gateway, as a power cut would."""
+        for child in (self.daemon, self.gateway):
+            assert child is not None
+            for pid in [child.process.pid, *children_of(child.process.pid)]:
+                os.kill(pid, signal.SIGKILL)
+            child.stop(_STOP_SECONDS)
+        self.daemon = self.gateway = None
+
+    def workers(self) -> list[int]:
+        """The processes below the supervisor: workers and warden."""
+        assert self.daemon is not None
+        return children_of(self.daemon.process.pid)
+
+    def log(self, name: str = "serve") -> str:
+        path = self.dev.data / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def _run(self, command: str) -> Child:
+        environment = {**os.environ, **self.settings}
+        argv = [str(_HSMD), command, "--config", str(self.dev.config)]
+        child = Child(command, argv, self.dev.data / f"{command}.log", environment)
+        try:
+            child.wait_until_ready(_START_SECONDS)
+        except BaseException:
+            child.stop(_STOP_SECONDS)
+            raise
+        return child
+
+    # Callers
+
+    def client(self, who: Tenant | None = None, **options: Any) -> Client:
+        certificate, key = (who.certificate, who.key) if who else (self.dev.certificate, self.dev.key)
+        return Client(self.dev.grpc, ca=self.dev.ca, certificate=certificate, key=key, **options)
+
+    def sdk(self, who: Tenant | None = None, *, secret: str | None = None) -> kms.KmsClient:
+        """The official SDK with AK and SK only: it finds the project through the IAM endpoint."""
+        access, own = (who.access_key, who.secret_key) if who else (self.dev.access_key, self.dev.secret_key)
+        credentials = BasicCredentials(access, secret or own).with_iam_endpoint(self.dev.rest)
+        config = HttpConfig.get_default_config()
+        config.ssl_ca_cert = str(self.dev.ca)
+        builder = kms.KmsClient.new_builder().with_http_config(config).with_credentials(credentials)
+        client: kms.KmsClient = builder.with_region(Region(self.dev.region, self.dev.rest)).build()
+        return client
+
+    def rest(
+        self,
+        verb: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One HTTPS request; a bytes body goes out as it is, anything else as JSON."""
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.dev.rest + path, data=data, method=verb)  # noqa: S310 -- https
+        request.add_header("Content-Type", "application/json")
+        if token:
+            request.add_header("X-Auth-Token", token)
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
+        opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(self.dev.ca))),
+            _NoErrors(),
+        )
+        with opener.open(request, timeout=60) as response:
+            return Answer(response.status, dict(response.headers.items()), response.read())
+
+    def kms(self, operation: str, body: object, *, token: str = "", project: str = "") -> Answer:
+        """One KMS operation by POST with a token (the development user's when none is given)."""
+        project = project or self.dev.project_id
+        return self.rest("POST", f"/v1.0/{project}/kms/{operation}", body, token=token or self.token())
+
+    def token(self, who: Tenant | None = None) -> str:
+        """A project token against the password."""
+        name, password = (who.user, who.password) if who else (self.dev.user, self.dev.password)
+        user_id, project = (who.user_id, who.project_id) if who else (self.dev.user_id, self.dev.project_id)
+        assert name
+        answer = self.rest(
+            "POST",
+            "/v3/auth/tokens",
+            {
+                "auth": {
+                    "identity": {
+                        "methods": ["password"],
+                        "password": {"user": {"id": user_id, "password": password}},
+                    },
+                    "scope": {"project": {"id": project}},
+                }
+            },
+        )
+        assert answer.status == 201, answer.raw
+        return answer.headers["X-Subject-Token"]
+
+    # Other tenants and the store
+
+    def add_tenant(self, user: str, roles: tuple[str, ...] = ("KMS Administrator",)) -> Tenant:
+        """A user in a domain and a project of its own, made as an operator would: by `hsmd init`."""
+        argv = [str(_HSMD), "init", "--config", str(self.dev.config), "--domain", f"domain-{user}"]
+        argv += ["--user", user, "--certificate", f"CN:{user}", *(f"--role={role}" for role in roles)]
+        done = subprocess.run(argv, capture_output=True, check=True, env={**os.environ, **self.settings})
+        pair = Authority(self.dev.ca.parent, "hsmd development CA").client(user, user)
+        made = json.loads(done.stdout)
+        return Tenant(**made, user=user, certificate=pair.certificate, key=pair.key)
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Every audit record there is."""
+        files = sorted((self.dev.data / "audit").glob("*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+class _NoErrors(urllib.request.HTTPErrorProcessor):
+    """Lets answers of 400 and more through as answers."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in found]
+
+
+def eventually(condition: Any, seconds: float = 30.0) -> Any:
+    """The first true result of the condition; fails when there is none in time."""
+    end = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+
+
+@contextmanager
+def standing(
+    folder: Path, settings: Mapping[str, str] | None = None, *, gateway: bool = True
+) -> Iterator[Stand]:
+    """A stand of one's own, for tests that break it."""
+    stand = Stand(folder, settings)
+    try:
+        stand.start(gateway=gateway)
+        yield stand
+    finally:
+        stand.stop()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
