@@ -48,6 +48,8 @@ def canonical(table: str, values: Mapping[str, Value]) -> bytes:
     for name in sorted(values):
         value = values[name]
         if value is not None:
+            if type(value) not in _TAGS:
+                raise TypeError(f"{table}.{name}: a {type(value).__name__} can't be sealed")
             parts += (name.encode(), _TAGS[type(value)], _content(value))
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
@@ -106,8 +108,11 @@ class Sealed(Generic[R]):
     def _verified(self, tx: "Tx", row: Row[Any]) -> R:
         content, seal = row[:-1], row[-1]
         values: dict[str, Any] = dict(zip(self._names, content, strict=True))
-        due = tx.seal(canonical(self.table.name, values))
-        if not isinstance(seal, bytes) or not hmac.compare_digest(due, seal):
+        try:
+            encoded = canonical(self.table.name, values)
+        except TypeError as error:  # a type that this program never wrote
+            raise SealBroken(self.table.name, self._id(values)) from error
+        if not isinstance(seal, bytes) or not hmac.compare_digest(tx.seal(encoded), seal):
             raise SealBroken(self.table.name, self._id(values))
         return self._record(*content)
 
