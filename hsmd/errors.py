@@ -78,7 +78,9 @@ KEY_USED_UP = Fault(
     "The key {key} is used up: version {version} has encrypted its 2^32 messages. Rotate it or use another.",
 )
 ALIAS_INVALID = Fault("KMS.1101", 400, "INVALID_ARGUMENT", "The key_alias is not valid: {reason}.")
-DESCRIPTION_INVALID = Fault("KMS.1103", 400, "INVALID_ARGUMENT", "The key_description is not valid: {reason}.")
+DESCRIPTION_INVALID = Fault(
+    "KMS.1103", 400, "INVALID_ARGUMENT", "The key_description is not valid: {reason}."
+)
 ALIAS_IN_USE = Fault("KMS.1104", 400, "ALREADY_EXISTS", "The key_alias {alias} is in use.")
 QUOTA_EXCEEDED = Fault("KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} keys is used up.")
 SPEC_INVALID = Fault("KMS.1110", 400, "INVALID_ARGUMENT", "The key_spec is not valid: {reason}.")

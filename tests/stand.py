@@ -1,4 +1,4 @@
-"""A whole hsmd for tests: development HSM, daemon and gateway as processes of their own, and ways to call them."""
+"""A whole hsmd for tests: development HSM, daemon and gateway as processes, and ways to call them."""
 
 import base64
 import json

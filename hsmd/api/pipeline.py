@@ -148,7 +148,7 @@ class _Record:
         try:
             self.write(call, error.fault.code if error else "OK")
         except Error as prevented:
-            log.error("%s %s: %s", call.caller.request_id, self._method.name, prevented)  # noqa: TRY400: says all
+            log.warning("%s %s: %s", call.caller.request_id, self._method.name, prevented)
             return prevented
         return None
 

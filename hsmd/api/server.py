@@ -75,7 +75,7 @@ def build(
             ("grpc.max_connection_age_grace_ms", int(settings.grace_seconds * 1000)),
         ],
     )
-    handlers: dict[str, dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]] = {}
+    handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for descriptor, name, method, serve in all_methods(status):
         handlers.setdefault(descriptor.full_name, {})[name] = pipeline.handler(method, serve)
     server.add_generic_rpc_handlers(

@@ -177,7 +177,7 @@ class Supervisor:
         return code
 
 
-def _prepare(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
+def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings.grpc)
     if settings.store.url.startswith("sqlite"):

@@ -50,7 +50,7 @@ def open_token(
     settings: Hsm,
     pin: Pin,
     on_lost: Callable[[], None] = lambda: None,
-    on_stuck: Callable[[int], None] = lambda count: None,
+    on_stuck: Callable[[int], None] = lambda _: None,
 ) -> Token:
     """The configured token, not yet connected. Raises ConfigError for an address that is none."""
     try:
@@ -73,7 +73,7 @@ def open_store(settings: Settings, token: Token) -> Store:
     return Store(settings.store.url, lambda content: token.hmac(token.find(SEALING_KEY_LABEL), content))
 
 
-def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda count: None) -> Core:
+def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None) -> Core:
     """All parts of a serving process; the token is not yet connected."""
     token = open_token(settings.hsm, pin, lambda: keyring.clear(), on_stuck)
     keyring = Keyring(token, settings.hsm.loaded_keys)

@@ -244,7 +244,7 @@ def _answered(call: Call, sequence: str, digest: bytes) -> Key | None:
 
 
 def _recall(call: Call, tx: Tx, sequence: str, digest: bytes) -> Key | None:
-    """The key that this sequence made within 24 hours. Raises Error(SEQUENCE_INVALID) if it asked otherwise."""
+    """The key that this sequence made within 24 hours; Error(SEQUENCE_INVALID) if it asked otherwise."""
     found = sequences.recall(tx, call.caller.project_id, "create-key", sequence)
     if found is None or found[2] < call.core.clock() - _DAY_MILLIS:
         return None
