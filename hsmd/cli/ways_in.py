@@ -23,7 +23,7 @@ grpcurl -cacert "$HSMD_CA" -cert "$HSMD_CERT" -key "$HSMD_KEY" "$HSMD_GRPC" list
 grpcurl -cacert "$HSMD_CA" -cert "$HSMD_CERT" -key "$HSMD_KEY" \\
   -d '{{"key_id": "alias/demo", "plain_text": "aGVsbG8="}}' "$HSMD_GRPC" hsmd.v1.Crypto/EncryptData
 
-# REST; requests are signed by the access key, versions and description are open
+# REST; requests are signed by the access key; its description is open, $HSMD_REST/docs is for a browser
 curl --cacert "$HSMD_CA" "$HSMD_REST/openapi.json"
 """
 
