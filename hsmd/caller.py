@@ -23,5 +23,3 @@ class Caller:
     source: str = ""
     request_id: str = ""
 
-
-ANONYMOUS = Caller(kind="anonymous")

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hsmd.api.evidence import Meet, Metadata
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
-from hsmd.caller import ANONYMOUS
+from hsmd.caller import Caller
 from hsmd.domain import access, identity
 from hsmd.domain.core import Call, Core
 from hsmd.errors import FORMAT_INVALID, INTERNAL, Error
@@ -77,7 +77,7 @@ class Pipeline:
         def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
             started = time.monotonic()
             metadata = dict(context.invocation_metadata())
-            caller = replace(ANONYMOUS, request_id=_request_id(metadata))
+            caller = Caller("anonymous", request_id=_request_id(metadata))
             record = _Record(self._audit, method, self._process, started)
             call = Call(self._core, caller, lambda: record.write(call, "OK"))
             answer, error = b"", None
@@ -102,7 +102,7 @@ class Pipeline:
         with self._core.token.within(seconds):
             self._core.refresh()
             peer = self._meet(context, metadata)
-            call.caller = replace(call.caller, source=peer.source)
+            call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
             who = None if method.open else peer.identify(method)
             request = _decoded(method, raw)
             if method.resource:
