@@ -58,8 +58,8 @@ def main(data: Path, grpc_port: int, rest_port: int, once: bool) -> None:
                 _start(children, development, console)
                 for what, result in demonstrate(development):
                     console.print(f"  [green]✓[/] {what:<8}{escape(result)}", soft_wrap=True)
-                show(development, console, serving=not once)
                 shown = True
+                show(development, console, serving=not once)
                 while not once:
                     children.check()
                     time.sleep(0.2)
