@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Answer:
     """What REST answered."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message  # their names in any case
     raw: bytes
 
     @property
@@ -161,7 +162,7 @@ class Stand:
             _NoErrors(),
         )
         with opener.open(request, timeout=60) as response:
-            return Answer(response.status, dict(response.headers.items()), response.read())
+            return Answer(response.status, response.headers, response.read())
 
     def kms(self, operation: str, body: object, *, token: str = "", project: str = "") -> Answer:
         """One KMS operation by POST with a token (the development user's when none is given)."""
@@ -187,7 +188,7 @@ class Stand:
             },
         )
         assert answer.status == 201, answer.raw
-        return answer.headers["X-Subject-Token"]
+        return str(answer.headers["X-Subject-Token"])
 
     # Other tenants and the store
 
