@@ -1,0 +1,347 @@
+"""The table of scripts/bench: what hsmd costs over its floors, all measured in the same rounds.
+
+The machine's speed may change from second to second. So every round measures every row once, a ratio is
+taken within its round, and the table shows medians. Load is made on the same cores.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from bench_meters import DATA, ECHO, ENCRYPT
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from hsmd.cli.children import Children
+from hsmd.cli.signing import signed_headers
+from hsmd.client import Client
+from hsmd.daemon.development import Development, prepare
+from hsmd.pb.v1 import crypto_pb2
+
+_METERS = Path(__file__).with_name("bench_meters.py")
+_WORKERS = 2
+_CONNECTIONS, _STREAMS = 8, 4
+_LOCAL_THREADS = 4
+_READY_SECONDS = 60.0
+_H2LOAD_RATE = re.compile(r"finished in [^,]*, ([0-9.]+) req/s")
+_H2LOAD_DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored")
+_H2LOAD_DATA = re.compile(r"\((\d+)\) data")
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table: what is measured, and the row and target that it is held against.
+
+    The ratio is this row's rate by the other's, or, if `by_time`, this one's time by the other's.
+    """
+
+    name: str
+    measure: Callable[[float], float]
+    against: str = ""
+    target: str = ""
+    by_time: bool = False
+    rates: list[float] = field(default_factory=list)
+
+
+class Meters:
+    """Processes of bench_meters.py that measure at the same time; their rates are added."""
+
+    def __init__(self, stack: ExitStack, *commands: list[str]) -> None:
+        """Start them, one after the other: tokens don't like processes that log in together."""
+        self._processes = [stack.enter_context(_meter(command)) for command in commands]
+
+    def __call__(self, seconds: float) -> float:
+        """Measure; operations a second."""
+        for process in self._processes:
+            _tell(process, str(seconds))
+        return sum(float(_hear(process)) for process in self._processes)
+
+
+@contextmanager
+def _meter(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(  # noqa: S603 -- our own
+        [sys.executable, _METERS, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        if _hear(process) != "ready":
+            raise click.ClickException(f"{command[0]} can't be measured; its message stands above")
+        yield process
+        process.kill()
+
+
+def _tell(process: subprocess.Popen[str], text: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(f"{text}\n")
+        process.stdin.flush()
+
+
+def _hear(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline().strip() if process.stdout is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """h2load with a fixed request; several targets are loaded at the same time, sharing the connections."""
+
+    targets: list[list[str]]
+    answer_bytes: int  # of data, a good answer: a gRPC error has none, and is no answer
+
+    def __call__(self, seconds: float) -> float:
+        """Measure; requests a second. Raises ClickException unless every answer was a good one."""
+        share = max(1, _CONNECTIONS // len(self.targets))
+        common = ["h2load", f"-D{max(1, round(seconds))}", f"-c{share}", f"-m{_STREAMS}", "-t1"]
+        running = [
+            subprocess.Popen([*common, *target], stdout=subprocess.PIPE, text=True)  # noqa: S603 -- our own
+            for target in self.targets
+        ]
+        return sum(self._rate(process.communicate()[0]) for process in running)
+
+    def _rate(self, text: str) -> float:
+        rate, done, data = (each.search(text) for each in (_H2LOAD_RATE, _H2LOAD_DONE, _H2LOAD_DATA))
+        if rate is None or done is None or data is None:
+            raise click.ClickException(f"h2load said something else:\n{text}")
+        succeeded, failed, errored = map(int, done.groups())
+        if failed or errored or int(data[1]) < succeeded * self.answer_bytes:
+            raise click.ClickException(f"not every answer was a good one:\n{text}")
+        return float(rate[1])
+
+
+def grpc_load(sockets: list[Path], method: str, request: bytes, body: Path, answer_bytes: int) -> Load:
+    """Calls of a gRPC method over Unix sockets; body becomes the file of the framed request."""
+    body.write_bytes(_framed(request))
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    return Load(
+        [
+            ["-d", str(body), *headers, f"--base-uri=unix:{path}", f"http://localhost{method}"]
+            for path in sockets
+        ],
+        len(_framed(b"")) + answer_bytes,
+    )
+
+
+def _framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def rest_load(development: Development, key: str, folder: Path, seconds: float) -> float:
+    """Measure encrypt-data over HTTPS; a signature is good for 15 minutes, so one serves for a round."""
+    url = f"{development.rest}/v1.0/{development.project_id}/kms/encrypt-data"
+    text = "".join(chr(97 + byte % 26) for byte in DATA)
+    body = folder / "rest"
+    body.write_text(json.dumps({"key_id": key, "plain_text": text}))
+    headers = signed_headers(
+        "POST", url, body.read_bytes(), development.access_key, development.secret_key, datetime.now(UTC)
+    )
+    headers.pop("host")
+    given = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    return Load([["--h1", "-d", str(body), *given, url]], len(DATA))(seconds)
+
+
+class Bench:
+    """The parts that are measured, running."""
+
+    def __init__(self, stack: ExitStack, data: Path, sockets: Path, ports: tuple[int, int]) -> None:
+        self._stack = stack
+        self._sockets = sockets
+        self.development = prepare(data, grpc_port=ports[0], rest_port=ports[1])
+        with self.development.config.open("a", encoding="utf-8") as file:
+            file.write(
+                f'\n[[grpc.unix]]\npath = "{sockets}/{{worker}}.sock"\n'
+                f'user_id = "{self.development.user_id}"\nproject_id = "{self.development.project_id}"\n'
+            )
+        environment = {
+            **os.environ,
+            "HSMD__GRPC__WORKERS": str(_WORKERS),
+            "HSMD__LIMITS__KEYS_PER_PROJECT": "1000000",
+            "HSMD__LOG__LEVEL": "WARNING",
+        }
+        children = stack.enter_context(Children(20.0))
+        hsmd = str(Path(sys.executable).with_name("hsmd"))
+        for command in ("serve", "gateway"):
+            argv = [hsmd, command, "--config", str(self.development.config)]
+            child = children.start(f"hsmd {command}", argv, data / f"{command}.log", environment)
+            child.wait_until_ready(_READY_SECONDS)
+            if command == "serve":
+                self.idle_bytes = [resident(pid) for pid in _children_of(child.process.pid)]
+
+    def rows(self) -> list[Row]:
+        """Everything to measure, floors first."""
+        dev, path, folder = self.development, str(self.development.config), self._sockets
+        workers = [folder / f"{number}.sock" for number in range(_WORKERS)]
+        echoes = [folder / f"echo-{number}.sock" for number in range(_WORKERS)]
+        for echo in echoes:
+            self._stack.enter_context(_meter(["echo", str(echo)]))
+        with Client(f"unix:{workers[0]}") as client:
+            key = client.create_key("bench")
+            answer = len(client.encrypt(key, DATA))
+        request = crypto_pb2.EncryptDataRequest(key_id=key, plain_text=DATA).SerializeToString()
+
+        def empty(targets: list[Path]) -> Load:
+            return grpc_load(targets, ECHO, b"", folder / "empty", 0)
+
+        def encrypt(targets: list[Path]) -> Load:
+            return grpc_load(targets, ENCRYPT, request, folder / "encrypt", answer)
+
+        def python(target: str) -> Meters:
+            files = [str(each) for each in (dev.ca, dev.certificate, dev.key)]
+            return Meters(self._stack, ["encrypt_data", target, *files, request.hex(), str(_LOCAL_THREADS)])
+
+        def meters(*command: str, processes: int = 1) -> Meters:
+            return Meters(self._stack, *[list(command)] * processes)
+
+        durable = str(dev.data / "floor.db")
+        return [
+            Row("token: AES-GCM 1 KiB, python-pkcs11, one process", meters("raw_token", path)),
+            Row("token: the same, two processes", meters("raw_token", path, processes=2)),
+            Row(
+                "token: the same through hsmd's room hsm, one process",
+                meters("token", path),
+                "token: AES-GCM 1 KiB, python-pkcs11, one process",
+            ),
+            Row("gRPC: empty echo, one process", empty(echoes[:1])),
+            Row("gRPC: empty echo, two processes", empty(echoes)),
+            Row("encrypt-data 1 KiB, one worker", encrypt(workers[:1]), "gRPC: empty echo, one process"),
+            Row(
+                "encrypt-data 1 KiB, two workers",
+                encrypt(workers),
+                "gRPC: empty echo, two processes",
+                "≥ 0.85",
+            ),
+            Row("encrypt-data 1 KiB, Python client, socket", python(f"unix:{workers[0]}")),
+            Row(
+                "encrypt-data 1 KiB, Python client, mutual TLS",
+                python(dev.grpc),
+                "encrypt-data 1 KiB, Python client, socket",
+            ),
+            Row(
+                "REST encrypt-data 1 KiB, AK/SK, HTTPS",
+                lambda seconds: rest_load(dev, key, folder, seconds),
+                "encrypt-data 1 KiB, two workers",
+                "≥ 0.35",
+            ),
+            Row("generate + wrap + one durable commit", meters("make_and_commit", path, durable)),
+            Row(
+                "create-key, durable, one after the other",
+                meters("create_key", f"unix:{workers[0]}"),
+                "generate + wrap + one durable commit",
+                "≤ 3.00",
+                by_time=True,
+            ),
+        ]
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process, in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def ratio(row: Row, rows: dict[str, Row]) -> float | None:
+    """The median of the ratios, each taken within a round."""
+    if not row.against:
+        return None
+    pairs = zip(row.rates, rows[row.against].rates, strict=True)
+    return statistics.median(theirs / ours if row.by_time else ours / theirs for ours, theirs in pairs)
+
+
+def table(rows: list[Row]) -> Table:
+    """The figures, for people."""
+    named = {row.name: row for row in rows}
+    numbers = {row.name: str(number) for number, row in enumerate(rows, 1)}
+    shown = Table(
+        "", "what", "a second", "least to most", "µs each", "ratio", "to", "target", title="hsmd bench"
+    )
+    for column in (shown.columns[0], *shown.columns[2:]):
+        column.justify, column.no_wrap = "right", True
+    for row in rows:
+        middle, share = statistics.median(row.rates), ratio(row, named)
+        shown.add_row(
+            numbers[row.name],
+            row.name,
+            f"{middle:,.0f}",
+            f"{min(row.rates):,.0f} to {max(row.rates):,.0f}",
+            f"{1e6 / middle:,.0f}",
+            "" if share is None else f"{share:.2f}",
+            numbers.get(row.against, ""),
+            row.target,
+        )
+    return shown
+
+
+def document(rows: list[Row], bench: Bench, rounds: int, seconds: float) -> dict[str, object]:
+    """The figures, for programs."""
+    named = {row.name: row for row in rows}
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "rounds": rounds,
+        "seconds": seconds,
+        "idle_resident_bytes": bench.idle_bytes,
+        "rows": [
+            {
+                "name": row.name,
+                "unit": "operations a second",
+                "median": statistics.median(row.rates),
+                "rounds": row.rates,
+                "against": row.against or None,
+                "ratio": ratio(row, named),
+                "ratio_of": "times" if row.by_time else "rates",
+                "target": row.target or None,
+            }
+            for row in rows
+        ],
+    }
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.IntRange(1), default=3, show_default=True, help="For each row, a round."
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("bench.json"))
+@click.option("--grpc-port", type=int, default=17443, show_default=True)
+@click.option("--rest-port", type=int, default=18443, show_default=True)
+def main(rounds: int, seconds: int, out: Path, grpc_port: int, rest_port: int) -> None:
+    """Measure hsmd against its floors on this machine."""
+    if shutil.which("h2load") is None:
+        raise click.ClickException("h2load is missing: the Debian package is nghttp2-client")
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        # Data on the disk of the working folder, as durable as that; sockets need a short path.
+        data = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix=".hsmd-dev-bench-", dir=Path.cwd()))
+        )
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmd-")))
+        bench = Bench(stack, data, sockets, (grpc_port, rest_port))
+        rows = bench.rows()
+        for _ in track(range(rounds), "Rounds", console=console):
+            for row in rows:
+                row.rates.append(row.measure(seconds))
+    console.print(table(rows))
+    megabytes = ", ".join(f"{each / 1e6:.0f} MB" for each in bench.idle_bytes)
+    console.print(f"Resident when idle, each worker and the warden: {megabytes}")
+    out.write_text(json.dumps(document(rows, bench, rounds, seconds), indent=2) + "\n", encoding="utf-8")
+    console.print(f"Written to {out}")
+
+
+if __name__ == "__main__":
+    main()
