@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import Message
 
 from hsmd.api.methods import Method
 from hsmd.config import UnixListener
@@ -28,7 +29,7 @@ class Peer(Protocol):
     def source(self) -> str:
         """The address, without its port; "local" for a Unix socket."""
 
-    def identify(self, method: Method) -> Identity:
+    def identify(self, method: Method, request: Message) -> Identity:
         """Who it is. Raises Error(IDENTITY_REFUSED) and the faults of tokens."""
 
 
@@ -61,7 +62,7 @@ class CertificatePeer:
     source: str
     names: list[str]
 
-    def identify(self, method: Method) -> Identity:
+    def identify(self, method: Method, request: Message) -> Identity:
         """The user the certificate is bound to."""
         return identity.by_certificate(self.core, self.names)
 
@@ -74,7 +75,7 @@ class SocketPeer:
     source: str
     listener: UnixListener
 
-    def identify(self, method: Method) -> Identity:
+    def identify(self, method: Method, request: Message) -> Identity:
         """The listener's user."""
         return identity.by_socket(self.core, self.listener.user_id, self.listener.project_id)
 
@@ -87,7 +88,7 @@ class GatewayPeer:
     source: str
     metadata: Metadata
 
-    def identify(self, method: Method) -> Identity:
+    def identify(self, method: Method, request: Message) -> Identity:
         """The user that the forwarded token or signature belongs to."""
         token = self.metadata.get("hsmd-auth-token")
         if token:
@@ -96,7 +97,7 @@ class GatewayPeer:
         canonical = self.metadata.get("hsmd-canonical-request-bin")
         if not access_key or not isinstance(canonical, bytes):
             raise Error(IDENTITY_REFUSED, reason="neither X-Auth-Token nor a signature was sent")
-        _check_route(canonical, method)
+        _check_route(canonical, method, request)
         evidence = Signature(
             access_key=str(access_key),
             date=str(self.metadata.get("hsmd-sdk-date", "")),
@@ -130,9 +131,12 @@ def _address(context: grpc.ServicerContext) -> str:
     return unquote(address).strip("[]")
 
 
-def _check_route(canonical: bytes, method: Method) -> None:
-    """The signed verb and path must be the called method's: a gateway can't use them for another."""
+def _check_route(canonical: bytes, method: Method, request: Message) -> None:
+    """The signed verb and path must be this call's: a gateway can't use them for another one."""
     verb, _, rest = canonical.decode("utf-8", "replace").partition("\n")
     path = rest.partition("\n")[0]
-    if not any(verb == each and pattern.fullmatch(path) for each, pattern in method.routes):
-        raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")
+    for route, pattern in method.routes:
+        found = pattern.fullmatch(path) if verb == route else None
+        if found and all(unquote(text) == getattr(request, name) for name, text in found.groupdict().items()):
+            return
+    raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

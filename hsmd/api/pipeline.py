@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Protocol
 
 import grpc
@@ -70,6 +71,14 @@ class Pipeline:
         self._meet = meet
         self._process = process
         self._deadline = deadline
+        self._running: dict[int, tuple[float, Any]] = {}  # thread → its call's end (monotonic) and context
+
+    def end_overdue(self) -> None:
+        """Cancel calls whose time is over: a thread that the HSM's module holds fast can't do so itself."""
+        now = time.monotonic()
+        for end, context in list(self._running.values()):
+            if end < now:
+                context.cancel()
 
     def handler(self, method: Method, serve: Serve) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of one method."""
@@ -83,7 +92,7 @@ class Pipeline:
             answer, error = b"", None
             try:
                 answer = self._serve(method, serve, call, raw, context, metadata)
-            except Exception as caught:  # noqa: BLE001: whatever it is, it becomes one fault and one record
+            except Exception as caught:  # whatever it is: one fault, one record
                 error = _as_error(caught, call, method)
             if error is not None or not record.written:
                 error = record.write_after(call, error) or error
@@ -99,21 +108,31 @@ class Pipeline:
     ) -> bytes:
         remaining = context.time_remaining()
         seconds = self._deadline if remaining is None else min(remaining, self._deadline)
-        with self._core.token.within(seconds):
-            self._core.refresh()
-            peer = self._meet(context, metadata)
-            call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
-            who = None if method.open else peer.identify(method)
-            request = _decoded(method, raw)
-            if method.resource:
-                call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
-            if who is not None:
-                project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
-                call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
-            if method.action:
-                access.permit(call.caller, method.action)
-            method.check(request)
-            return serve(call, request).SerializeToString()
+        thread = get_ident()
+        self._running[thread] = (time.monotonic() + seconds, context)
+        try:
+            with self._core.token.within(seconds):
+                return self._answer(method, serve, call, raw, context, metadata)
+        finally:
+            self._running.pop(thread, None)
+
+    def _answer(
+        self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
+    ) -> bytes:
+        self._core.refresh()
+        peer = self._meet(context, metadata)
+        call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
+        request = _decoded(method, raw)
+        if method.resource:
+            call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
+        if not method.open:
+            who = peer.identify(method, request)
+            project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
+            call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
+        if method.action:
+            access.permit(call.caller, method.action)
+        method.check(request)
+        return serve(call, request).SerializeToString()
 
 
 class _Record:
