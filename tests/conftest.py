@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hsmd.client import Client
+from tests.calls import Operation
 from tests.stand import Stand, Tenant, standing
 
 
@@ -25,3 +27,32 @@ def stranger(stand: Stand) -> Tenant:
 def reader(stand: Stand) -> Tenant:
     """A user who may only look, in a domain of its own."""
     return stand.add_tenant("reader", ("KMS CMKReadOnlyAccess",))
+
+
+@pytest.fixture(scope="session")
+def client(stand: Stand) -> Iterator[Client]:
+    """The development user over gRPC."""
+    with stand.client() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def strange(stand: Stand, stranger: Tenant) -> Iterator[Client]:
+    """The stranger over gRPC."""
+    with stand.client(stranger) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def rest(stand: Stand) -> Operation:
+    """KMS operations of the development user over REST, with a token."""
+    token = stand.token()
+    return lambda operation, body: stand.kms(operation, body, token=token)
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A stand with three keys a project and tokens that expire as they are issued."""
+    settings = {"HSMD__LIMITS__KEYS_PER_PROJECT": "3", "HSMD__LIMITS__TOKEN_HOURS": "0"}
+    with standing(tmp_path_factory.mktemp("strict"), settings) as one:
+        yield one

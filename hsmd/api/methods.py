@@ -85,7 +85,7 @@ def _canonical_pattern(template: str) -> re.Pattern[str]:
 
 
 def checker(descriptor: Descriptor) -> Check:
-    """A function that raises the fault of the first field which is missing or larger than it may be."""
+    """A function that raises the fault of the first field which is missing or not within its bounds."""
     checks = [each for field in descriptor.fields for each in _field_checks(field)]
 
     def check(message: Message) -> None:
@@ -102,6 +102,8 @@ def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
         yield _presence(field, name)
     if options.max:
         yield _bound(field.name, name, options.max, options.fault)
+    if field.enum_type is not None and not field.is_repeated:
+        yield _known(field.name, name, frozenset(field.enum_type.values_by_number), options.fault)
     if field.message_type is not None and not field.is_repeated:
         yield _inside(field.name, field.message_type)
 
@@ -123,6 +125,17 @@ def _presence(field: FieldDescriptor, name: str) -> Check:
     def check(message: Any) -> None:
         if not (message.HasField(attribute) if tracked else getattr(message, attribute)):
             raise Error(PARAMETER_MISSING, name=name)
+
+    return check
+
+
+def _known(attribute: str, name: str, numbers: frozenset[int], code: str) -> Check:
+    """Enums are open on the wire: a number that the API lacks arrives as it was sent."""
+    fault = BY_CODE[code] if code else PARAMETER_INVALID
+
+    def check(message: Any) -> None:
+        if getattr(message, attribute) not in numbers:
+            raise Error(fault, name=name, reason="the enum has no such value")
 
     return check
 

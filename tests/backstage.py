@@ -1,0 +1,54 @@
+"""What only an operator could do, for tests: run as a process of its own, since a PKCS#11 module loads once.
+
+python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
+python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from hsmd import config
+from hsmd.daemon import wiring
+from hsmd.store import identity, keys
+from hsmd.store.core import Tx
+from hsmd.store.identity import RoleAssignment
+from tests.stand import Stand
+
+
+def backstage(stand: Stand, *words: str) -> None:
+    """Do it to the stand's store."""
+    argv = [sys.executable, "-m", "tests.backstage", str(stand.dev.config), *words]
+    subprocess.run(argv, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+
+
+def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
+    identity.insert_role(tx, RoleAssignment(user_id, project_id, role))
+
+
+def _due(tx: Tx, key_id: str) -> None:
+    key = keys.get_key(tx, key_id)
+    assert key is not None
+    assert key.deletion_date is not None
+    keys.update_key(tx, replace(key, deletion_date=1))
+
+
+_ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due}
+
+
+def _main(path: str, action: str, *words: str) -> None:
+    settings = config.load(Path(path), {})
+    core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
+    core.token.connect()
+    try:
+        with core.store.write() as tx:
+            _ACTIONS[action](tx, *words)
+    finally:
+        core.store.close()
+        core.token.close()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
