@@ -287,6 +287,20 @@ def test_a_source_that_gives_a_byte_at_a_time(place: Place) -> None:
     assert out.getvalue() == b"drop by drop"
 
 
+def test_an_input_that_would_block_is_not_taken_for_the_end(place: Place) -> None:
+    class Empty(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def read(self, _size: int = -1) -> None:
+            return None
+
+    with pytest.raises(BlockingIOError):
+        files.encrypt(place.client, place.key_id, _file(Empty()), io.BytesIO())
+    with pytest.raises(BlockingIOError):
+        files.decrypt(place.client, _file(Empty()), io.BytesIO())
+
+
 def test_progress_counts_every_byte(place: Place) -> None:
     size = 3 * _SEGMENT + 5
     told: list[int] = []

@@ -12,9 +12,16 @@ from hsmd.client.errors import SetupError
 from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, service_pb2
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
+from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
 from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
-from hsmd.pb.v1.keys_pb2 import Key, KeyState
+from hsmd.pb.v1.keys_pb2 import (
+    Key,
+    KeyState,
+    KeyStatus,
+    UpdateKeyAliasResponse,
+    UpdateKeyDescriptionResponse,
+)
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 
@@ -117,31 +124,40 @@ class Client:
                 return
             marker = int(response.next_marker)
 
-    def enable(self, key_id: str) -> None:
+    def enable(self, key_id: str) -> KeyStatus:
         """DISABLED to ENABLED."""
-        self.keys.EnableKey(keys_pb2.EnableKeyRequest(key_id=key_id))
+        response: keys_pb2.EnableKeyResponse = self.keys.EnableKey(keys_pb2.EnableKeyRequest(key_id=key_id))
+        return response.key_info
 
-    def disable(self, key_id: str) -> None:
+    def disable(self, key_id: str) -> KeyStatus:
         """ENABLED to DISABLED."""
-        self.keys.DisableKey(keys_pb2.DisableKeyRequest(key_id=key_id))
+        request = keys_pb2.DisableKeyRequest(key_id=key_id)
+        response: keys_pb2.DisableKeyResponse = self.keys.DisableKey(request)
+        return response.key_info
 
-    def rename(self, key_id: str, alias: str) -> None:
+    def rename(self, key_id: str, alias: str) -> UpdateKeyAliasResponse.KeyInfo:
         """Give the key another alias (the bare name, without "alias/")."""
-        self.keys.UpdateKeyAlias(keys_pb2.UpdateKeyAliasRequest(key_id=key_id, key_alias=alias))
+        request = keys_pb2.UpdateKeyAliasRequest(key_id=key_id, key_alias=alias)
+        response: UpdateKeyAliasResponse = self.keys.UpdateKeyAlias(request)
+        return response.key_info
 
-    def set_description(self, key_id: str, description: str) -> None:
+    def set_description(self, key_id: str, description: str) -> UpdateKeyDescriptionResponse.KeyInfo:
         """Replace the key's description, 0 to 255 characters."""
         request = keys_pb2.UpdateKeyDescriptionRequest(key_id=key_id, key_description=description)
-        self.keys.UpdateKeyDescription(request)
+        response: UpdateKeyDescriptionResponse = self.keys.UpdateKeyDescription(request)
+        return response.key_info
 
-    def schedule_deletion(self, key_id: str, days: int) -> None:
+    def schedule_deletion(self, key_id: str, days: int) -> ScheduleKeyDeletionResponse:
         """Destroy the key 7 to 1096 days from now, unless cancelled before."""
         request = deletion_pb2.ScheduleKeyDeletionRequest(key_id=key_id, pending_days=days)
-        self.deletion.ScheduleKeyDeletion(request)
+        response: ScheduleKeyDeletionResponse = self.deletion.ScheduleKeyDeletion(request)
+        return response
 
-    def cancel_deletion(self, key_id: str) -> None:
+    def cancel_deletion(self, key_id: str) -> CancelKeyDeletionResponse:
         """Take a scheduled deletion back; the key is DISABLED afterwards."""
-        self.deletion.CancelKeyDeletion(deletion_pb2.CancelKeyDeletionRequest(key_id=key_id))
+        request = deletion_pb2.CancelKeyDeletionRequest(key_id=key_id)
+        response: CancelKeyDeletionResponse = self.deletion.CancelKeyDeletion(request)
+        return response
 
     # Data
 

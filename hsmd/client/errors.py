@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 _DOMAIN = "hsmd"
 _DETAILS = "grpc-status-details-bin"
 REQUEST_ID = "hsmd-request-id"
+NO_TINK = "Tink is not installed; the extra brings it: pip install 'hsmd[tink]'"
 
 
 class ClientError(Exception):

@@ -4,6 +4,7 @@ The format is described for readers in docs/file-format.md. Tink's streams call 
 consequences handled in `_Pipe`.
 """
 
+import errno
 import io
 import math
 import re
@@ -13,13 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self, cast
 
-import tink
-from tink import proto_keyset_format, streaming_aead
-
 from hsmd.client.client import Client
-from hsmd.client.errors import ApiError, ClientError
+from hsmd.client.errors import NO_TINK, ApiError, ClientError
 from hsmd.client.tink import PREFIX, HsmdKmsClient, key_of
 from hsmd.errors import CIPHERTEXT_INVALID
+
+try:
+    import tink
+    from tink import proto_keyset_format, streaming_aead
+except ImportError as error:
+    raise ImportError(NO_TINK) from error
 
 _MAGIC = b"HSMDFILE"
 _VERSION = 1
@@ -104,7 +108,7 @@ def encrypt(
     pipe = _Pipe(destination)
     with pipe.failing():
         stream = _primitive(handle).new_encrypting_stream(cast("BinaryIO", pipe), header)
-        while chunk := source.read(_SEGMENT):
+        while chunk := _read(source, _SEGMENT):
             stream.write(chunk)
             progress(len(chunk))
         stream.close()
@@ -134,8 +138,9 @@ def decrypt(
     done = 0
     try:
         with pipe.failing():
-            stream = _primitive(handle).new_decrypting_stream(cast("BinaryIO", pipe), header.pack())
-            while chunk := stream.read(_SEGMENT):
+            opened = _primitive(handle).new_decrypting_stream(cast("BinaryIO", pipe), header.pack())
+            stream = cast("io.BufferedReader", opened)  # whose read1 gives segment after segment
+            while chunk := stream.read1(_SEGMENT):
                 destination.write(chunk)
                 done += len(chunk)
                 progress(len(chunk))
@@ -144,7 +149,7 @@ def decrypt(
             f"the file is damaged, changed or cut short: only its first {done} bytes can be verified"
         ) from error
     # Tink looks at nothing behind a last segment that is full; it may have read some of it, though.
-    if pipe.passed != _stream_size(done) or source.read(1):
+    if pipe.passed != _stream_size(done) or _read(source, 1):
         raise FileFormatError(f"something was added to the file, behind its {done} bytes")
     return named
 
@@ -201,10 +206,18 @@ def _api_errors() -> Iterator[None]:
         raise
 
 
+def _read(source: BinaryIO, size: int) -> bytes:
+    """Some bytes, none at the end only."""
+    data: bytes | None = source.read(size)
+    if data is None:  # taken for the end, it would make a shortened file look whole
+        raise BlockingIOError(errno.EAGAIN, "the input is not in blocking mode")
+    return data
+
+
 def _read_fully(source: BinaryIO, size: int) -> bytes:
     """Up to `size` bytes, fewer only at the end: a pipe may give them in pieces."""
     parts = bytearray()
-    while len(parts) < size and (part := source.read(size - len(parts))):
+    while len(parts) < size and (part := _read(source, size - len(parts))):
         parts += part
     return bytes(parts)
 
@@ -216,6 +229,9 @@ class _Pipe(io.RawIOBase):
     exception is kept here and raised in its place. And closing an encrypting stream, which the garbage
     collector does too, ends the ciphertext validly, however much of the plaintext went missing: after a
     failure nothing passes any more. The file itself is never closed from here.
+
+    What a signal handler raises while Tink's own lines of Python run can't be kept: it comes out as damage or
+    as a TinkError. Who cares for the difference must remember the signal, as hsmctl does.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -241,7 +257,7 @@ class _Pipe(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = self._pass(self._file.read, size)
+        data: bytes = self._pass(lambda wanted: _read(self._file, wanted), size)
         self.passed += len(data)
         return data
 

@@ -11,13 +11,13 @@ import hashlib
 import re
 
 from hsmd.client.client import Client
-from hsmd.client.errors import ApiError
+from hsmd.client.errors import NO_TINK, ApiError
 
 try:
     import tink
     from tink import aead
 except ImportError as error:
-    raise ImportError("Tink is not installed; the extra brings it: pip install 'hsmd[tink]'") from error
+    raise ImportError(NO_TINK) from error
 
 PREFIX = "hsmd://"
 # A key id, alias/NAME or an alias URN; aliases are of these characters (DEW), and bounded.

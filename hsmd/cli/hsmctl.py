@@ -1,0 +1,104 @@
+"""hsmctl: keys, data and files at the command line. The commands are in `ctl/`."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from hsmd.cli.ctl import data, files, host, keys, outcome, output
+from hsmd.cli.ctl.context import Context, Group, pass_context
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(cls=Group, epilog=outcome.HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--server", envvar="HSMD_GRPC", help="HOST:PORT or unix:PATH of the daemon (HSMD_GRPC).")
+@click.option("--ca", type=_FILE, envvar="HSMD_CA", help="CA of the server's certificate (HSMD_CA).")
+@click.option("--cert", type=_FILE, envvar="HSMD_CERT", help="Own certificate (HSMD_CERT).")
+@click.option("--key", type=_FILE, envvar="HSMD_KEY", help="Own private key (HSMD_KEY).")
+@click.option("--project", envvar="HSMD_PROJECT_ID", help="Act in this project (HSMD_PROJECT_ID).")
+@click.option(
+    "--server-name", envvar="HSMD_SERVER_NAME", help="Name in the server's certificate (HSMD_SERVER_NAME)."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    envvar="HSMD_TIMEOUT",
+    default=20.0,
+    show_default=True,
+    help="Seconds for each call (HSMD_TIMEOUT).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+@click.version_option(package_name="hsmd")
+@pass_context
+def cli(
+    context: Context,
+    server: str | None,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    project: str | None,
+    server_name: str | None,
+    timeout: float,
+    *,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Keys that live in an HSM, and what they protect.
+
+    Results go to standard output, messages and errors to standard error.
+    """
+    context.server, context.ca, context.certificate, context.key = server or "", ca, cert, key
+    context.project, context.server_name, context.timeout = project or "", server_name or "", timeout
+    context.json, context.debug = as_json, debug
+
+
+for _command in (keys.keys, files.files, host.db, host.status, host.completion):
+    cli.add_command(_command)
+for _command in (data.encrypt, data.decrypt, data.random):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str], signals: Sequence[int] = ()) -> int:
+    """Carry out one command line and return its exit code; never raises for what can go wrong.
+
+    `signals` are those that arrived: Tink's C++ may have made something else of the KeyboardInterrupt.
+    """
+    context = Context()
+    try:
+        done = cli.main(list(arguments), "hsmctl", standalone_mode=False, obj=context)
+    except click.Abort:
+        output.say("hsmctl: Interrupted.")
+        return outcome.Exit.INTERRUPTED
+    except click.UsageError as error:
+        error.show()
+        return outcome.Exit.USAGE
+    except Exception as error:  # the last one to catch it: people get a line, not a trace
+        if context.debug:
+            traceback.print_exc()
+        code, text = (outcome.Exit.INTERRUPTED, "Interrupted.") if signals else outcome.of(error)
+        output.say(f"hsmctl: {text}")
+        return code
+    return done if isinstance(done, int) else outcome.Exit.OK
+
+
+def main() -> None:
+    """The entry point."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between ours
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # like other commands when their reader goes
+    signals: list[int] = []
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt  # an exception, so that files are cleaned up
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    code = run(sys.argv[1:], signals)
+    sys.exit(128 + signals[0] if signals else code)
