@@ -324,7 +324,7 @@ def main(rounds: int, seconds: int, out: Path, grpc_port: int, rest_port: int) -
     """Measure hsmd against its floors on this machine."""
     if shutil.which("h2load") is None:
         raise click.ClickException("h2load is missing: the Debian package is nghttp2-client")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)  # a file has no width
     with ExitStack() as stack:
         # Data on the disk of the working folder, as durable as that; sockets need a short path.
         data = Path(
