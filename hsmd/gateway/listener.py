@@ -50,10 +50,10 @@ class Connection(HttpToolsProtocol):
     """One HTTP/1.1 connection. Whoever holds `overdue` closes it when its time is up."""
 
     deadline: float | None = None  # loop time; None: a request is being answered
-    _in_head = True
-    _head_bytes = 0
-    _message_bytes = 0
+    _message = 0  # requests begun
     _arriving = False
+    _in_head = False
+    _bytes = 0  # of the message that is arriving
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """The TLS handshake is done."""
@@ -62,18 +62,19 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of one or more requests."""
+        own = (self._message, self._message if self._arriving else self._message + 1)
         super().data_received(data)
-        self._message_bytes += len(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-        if self._head_bytes > _HEADER_BYTES or self._message_bytes > _MESSAGE_BYTES:
-            self.send_400_response("the headers are too large")
+        if self._arriving and self._message in own:  # all of data belongs to the message that arrives
+            self._bytes += len(data)
+            if self._bytes > (_HEADER_BYTES if self._in_head else _MESSAGE_BYTES):
+                self.send_400_response("it is too large")
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._message += 1
+        self._bytes = 0
         self._in_head = self._arriving = True
-        self._head_bytes = self._message_bytes = 0
         self._allow(HEADER_SECONDS)
 
     def on_headers_complete(self) -> None:
@@ -82,7 +83,6 @@ class Connection(HttpToolsProtocol):
         if size > _HEADER_BYTES or len(self.headers) > _HEADERS:
             raise ValueError("headers too large")  # the parser turns this into a refusal
         self._in_head = False
-        self._head_bytes = 0
         self._allow(BODY_SECONDS)
         super().on_headers_complete()
 
@@ -95,8 +95,6 @@ class Connection(HttpToolsProtocol):
         """The request is all there."""
         super().on_message_complete()
         self._arriving = False
-        self._in_head = True
-        self._message_bytes = 0
         if self.cycle.response_complete:  # answered before its body came
             self._allow(IDLE_SECONDS)
         else:

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from google.api import annotations_pb2  # type: ignore[import-untyped]  # its package ships no types
+from google.api import annotations_pb2
 from google.protobuf.descriptor import (
     Descriptor,
     EnumDescriptor,
@@ -55,7 +55,7 @@ def field_options(field: FieldDescriptor) -> options_pb2.Field:
 
 def form_of(options: options_pb2.Field | options_pb2.Also) -> int:
     """The declared form, a number of enum Form."""
-    form: int = getattr(options, "as")  # noqa: B009: `as` is a keyword, so options.as can't be written
+    form: int = getattr(options, "as")  # noqa: B009: a keyword can not be written as an attribute
     return form
 
 

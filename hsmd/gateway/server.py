@@ -21,6 +21,7 @@ from hsmd.gateway.listener import IDLE_SECONDS, Connection, Door
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_PARTING_SECONDS = 1.0  # beyond the grace time, for last words
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of TLS 1.3 are all good
 
 
@@ -126,6 +127,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",  # the application is opened and closed here
                 interface="asgi3",
                 log_config=None,
+                log_level="error",  # clients' mistakes are no news
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # X-Forwarded-For is anybody's word
@@ -149,6 +151,21 @@ class _Server(uvicorn.Server):
         """Close the door, then wait for requests in flight."""
         await self._door.close()
         await super().shutdown(sockets=sockets or [])
+        await self._part()
+
+    async def _part(self) -> None:
+        """Let those whose time was cut short say so, then close what is left."""
+        state = self.server_state
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=_PARTING_SECONDS)
+        for connection in list(state.connections):
+            connection.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING_SECONDS):
+                while state.connections:
+                    await asyncio.sleep(0.02)
+        for connection in list(state.connections):
+            connection.transport.abort()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: see who has overstayed, once a second."""
