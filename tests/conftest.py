@@ -7,6 +7,9 @@ import pytest
 from hsmd.client import Client
 from tests.calls import Operation
 from tests.stand import Stand, Tenant, standing
+from tests.stores import empty_url, sqlite_store, sqlite_url, store, store_url
+
+__all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url"]  # fixtures
 
 
 @pytest.fixture(scope="session")

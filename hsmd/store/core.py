@@ -72,6 +72,7 @@ class Store:
         self._writing = threading.Lock()
         self._watching = threading.Lock()
         self._watch: PoolProxiedConnection | None = None
+        self._watches = 0  # how many there were
         self._pid = os.getpid()
 
     def check(self) -> None:
@@ -138,8 +139,10 @@ class Store:
             if self._watch is None:
                 self._same_process()
                 self._watch = self._readers.raw_connection()
+                self._watches += 1
             try:
-                return _data_version(self._watch)
+                # each connection counts for itself, so a later one must not repeat an earlier one's numbers
+                return (self._watches << 32) + _data_version(self._watch)
             except sqlite3.Error:
                 self._drop_watch()  # the next call opens another
                 raise
@@ -154,7 +157,7 @@ class Store:
         """The changes after the number `since`, in order. Raises Error."""
         query = select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id).where(CHANGES.c.seq > since)
         with self.read() as tx:
-            return [Change(*row) for row in tx.connection.execute(query.order_by(CHANGES.c.seq))]
+            return [Change(*row) for row in tx.connection.execute(query.order_by(CHANGES.c.seq)).all()]
 
     def close(self) -> None:
         """Close what is open. A later call opens it again."""

@@ -88,7 +88,9 @@ def _sqlite(url: URL, writing: bool, wait_seconds: float) -> Engine:
 
 
 def _postgresql(url: URL, writing: bool, wait_seconds: float) -> Engine:
-    wait = round(wait_seconds * 1000)
+    options = [url.query.get("options", ""), "-c synchronous_commit=on"]
+    options += [f"-c lock_timeout={round(wait_seconds * 1000)}"]
+    options += [] if writing else ["-c default_transaction_read_only=on"]
     try:
         return create_engine(
             url,
@@ -97,11 +99,7 @@ def _postgresql(url: URL, writing: bool, wait_seconds: float) -> Engine:
             pool_pre_ping=True,  # the server may have been restarted meanwhile
             hide_parameters=True,  # as above
             isolation_level="READ COMMITTED" if writing else "REPEATABLE READ",
-            connect_args={
-                "connect_timeout": 5,
-                "options": f"-c synchronous_commit=on -c lock_timeout={wait}"
-                + ("" if writing else " -c default_transaction_read_only=on"),
-            },
+            connect_args={"connect_timeout": 5, "options": " ".join(map(str, options))},
         )
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs the package psycopg: pip install 'hsmd[postgresql]'") from error

@@ -88,7 +88,10 @@ class Sealed(Generic[R]):
 
     def many(self, tx: "Tx", query: Select[Any], **values: object) -> list[R]:
         """All rows that the query finds, in its order. Raises SealBroken at the first that fails."""
-        return [self._verified(tx, row) for row in tx.connection.execute(query, values)]
+        # All rows before the first is looked at: an exception holds what it came through, and a cursor held
+        # half read would keep SQLite's connection at this state of the store, also for its next user.
+        rows = tx.connection.execute(query, values).all()
+        return [self._verified(tx, row) for row in rows]
 
     def insert(self, tx: "Tx", record: R) -> None:
         """Add a row."""

@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 _ID = sa.String(64)
-_LIVING = sa.text("state <> 0")
+_LIVING = sa.text("state != 0")
 _PENDING_DELETION = sa.text("state = 4")
 
 
