@@ -1,0 +1,182 @@
+"""The tree of paths, and the operations of DEW held against it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from hsmd.gateway.options import DescriptionError, services
+from hsmd.gateway.routes import Match, Tree
+from hsmd.gateway.transcoder import build
+
+_TABLE = Path(__file__).parents[1] / ".." / "shared" / "dew" / "kms-operations.tsv"
+
+# Operations of DEW that come with later subjects, by that subject.
+_NOT_YET = {
+    "aliases": ["associate_alias", "create_alias", "delete_alias", "list_aliases"],
+    "tags": [
+        "batch_create_kms_tags",
+        "create_kms_tag",
+        "delete_tag",
+        "list_kms_by_tags",
+        "list_kms_tags",
+        "show_kms_tags",
+    ],
+    "grants": ["cancel_grant", "cancel_self_grant", "create_grant", "list_grants", "list_retirable_grants"],
+    "rotation": [
+        "disable_key_rotation",
+        "enable_key_rotation",
+        "rotate_on_demand",
+        "show_key_rotation_status",
+        "update_key_rotation_interval",
+    ],
+    "imports": ["create_parameters_for_import", "delete_imported_key_material", "import_key_material"],
+    "asymmetric keys and MACs": [
+        "create_ec_datakey_pair",
+        "create_rsa_datakey_pair",
+        "derive_shared_secret",
+        "generate_mac",
+        "re_encrypt",
+        "show_public_key",
+        "sign",
+        "validate_signature",
+        "verify_mac",
+    ],
+    "capsules": ["create_datakey_capsule", "create_pin", "decrypt_datakey_capsule"],
+    "policies": [
+        "create_key_policy",
+        "delete_key_policy",
+        "list_key_policy",
+        "show_key_policy",
+        "update_key_policy",
+    ],
+    "keystores": [
+        "create_key_store",
+        "delete_key_store",
+        "disable_key_store",
+        "enable_key_store",
+        "list_key_stores",
+        "show_key_store",
+    ],
+    "access points": [
+        "create_access_point",
+        "delete_access_point",
+        "disable_access_point",
+        "download_access_point_private_key",
+        "enable_access_point",
+        "list_access_point",
+    ],
+    "regions": ["list_support_regions", "replicate_key", "update_primary_region"],
+}
+
+
+@pytest.fixture
+def tree() -> Tree[str]:
+    one: Tree[str] = Tree()
+    for verb, template in (
+        ("GET", "/"),
+        ("GET", "/{version_id}"),
+        ("GET", "/v1/{project}/kms/{key_id}/tags"),
+        ("POST", "/v1/{project}/kms/{key_id}/tags"),
+        ("GET", "/v1/{project}/kms/access-points/{id}"),
+        ("DELETE", "/v1/{project}/kms/access-points/{id}"),
+        ("GET", "/v1/{project}/kms/access-points/{id}/state"),
+        ("POST", "/v1/{project}/kms/{resource}/action"),
+    ):
+        one.add(verb, template, f"{verb} {template}")
+    return one
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "target", "variables"),
+    [
+        ("GET", "/", "/", {}),
+        ("GET", "/v1.0", "/{version_id}", {"version_id": "v1.0"}),
+        ("GET", "/v1/p/kms/k/tags", "/v1/{project}/kms/{key_id}/tags", {"project": "p", "key_id": "k"}),
+        (
+            "GET",
+            "/v1/p/kms/access-points/tags",
+            "/v1/{project}/kms/access-points/{id}",
+            {"project": "p", "id": "tags"},
+        ),
+        (
+            "POST",
+            "/v1/p/kms/access-points/tags",
+            "/v1/{project}/kms/{key_id}/tags",
+            {"project": "p", "key_id": "access-points"},
+        ),
+        (
+            "POST",
+            "/v1/p/kms/access-points/action",
+            "/v1/{project}/kms/{resource}/action",
+            {"project": "p", "resource": "access-points"},
+        ),
+        (
+            "GET",
+            "/v1/a%2Fb/kms/%C3%A4%20/tags",
+            "/v1/{project}/kms/{key_id}/tags",
+            {"project": "a/b", "key_id": "\u00e4 "},
+        ),
+    ],
+)
+def test_found(tree: Tree[str], verb: str, path: str, target: str, variables: dict[str, str]) -> None:
+    assert tree.find(verb, path) == Match(f"{verb} {target}", variables)
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "verbs"),
+    [
+        ("PUT", "/v1/p/kms/access-points/tags", {"GET", "POST", "DELETE"}),
+        ("POST", "/", {"GET"}),
+        ("GET", "//", set()),
+        ("GET", "/v1/p/kms/k/tags/", set()),
+        ("GET", "/v1//kms/k/tags", set()),
+        ("GET", "v1.0", set()),
+        ("GET", "*", set()),
+        ("GET", "", set()),
+        ("GET", "/%ff", set()),
+        ("GET", "/" + "x/" * 5000, set()),
+    ],
+)
+def test_not_found(tree: Tree[str], verb: str, path: str, verbs: set[str]) -> None:
+    assert tree.find(verb, path) == frozenset(verbs)
+
+
+@pytest.mark.parametrize("template", ["/v1/{other}/kms/{name}/tags", "/{a}", "/"])
+def test_twice(tree: Tree[str], template: str) -> None:
+    with pytest.raises(DescriptionError, match="twice"):
+        tree.add("GET", template, "another")
+
+
+@pytest.mark.parametrize("template", ["/{a=**}", "/{a}:go", "/x{a}", "/{a}/{a}", "/{a.b}", "/*", "v1"])
+def test_templates_that_are_not_understood(tree: Tree[str], template: str) -> None:
+    with pytest.raises(DescriptionError):
+        tree.add("GET", template, "x")
+
+
+def test_the_same_service_twice_stops_the_start() -> None:
+    with pytest.raises(DescriptionError, match="twice"):
+        build([*services(), services()[0]])
+
+
+def test_every_method_with_a_route_is_found_again() -> None:
+    tree, routes = build(services())
+    assert len(routes) > 20
+    for route in routes:
+        found = tree.find(route.verb, route.template.replace("{", "x").replace("}", "x"))
+        assert isinstance(found, Match)
+        assert found.target is route
+
+
+@pytest.mark.skipif(not _TABLE.exists(), reason="the table of DEW's operations is not beside the repository")
+def test_every_operation_of_dew_is_routed_or_known_to_come() -> None:
+    tree, _ = build(services())
+    later = {name for names in _NOT_YET.values() for name in names}
+    with _TABLE.open(newline="") as file:
+        rows = {row["operation"]: row for row in csv.DictReader(file, delimiter="\t")}
+    assert len(rows) > 60
+    assert later <= rows.keys()
+    for name, row in rows.items():
+        path = row["path"].replace("{", "x").replace("}", "x")
+        routed = isinstance(tree.find(row["method"], path), Match)
+        assert routed is (name not in later), name
