@@ -67,7 +67,8 @@ def test_answers_over_rest(rest: Operation, key_id: str, text: str, aad: str) ->
     assert decrypted.status == 200
     assert decrypted.json == {"key_id": key_id, "plain_text": text, "plain_text_base64": b64(text.encode())}
     refused(
-        rest("decrypt-data", {"cipher_text": blob, "additional_authenticated_data": aad + "x"}), "KMS.2201"
+        rest("decrypt-data", {"cipher_text": blob, "additional_authenticated_data": aad[:-1] + "x"}),
+        "KMS.2201",
     )
 
 
