@@ -62,6 +62,10 @@ def initialise(
         try:
             _make_keys(token, store)
             with store.write() as tx:
+                if rows.is_foreign(tx):
+                    raise ConfigError(
+                        "the store was sealed by another token: a wrong token, or a wrong store"
+                    )
                 if rows.get_domain_by_name(tx, domain) is not None:
                     raise ConfigError(f"the domain {domain} exists already")
                 return _first_identity(tx, token, domain, project, user, password, roles, certificate_names)

@@ -26,7 +26,7 @@ from hsmd.daemon import logs, wiring
 from hsmd.daemon.notify import notify
 from hsmd.domain.core import TOKEN_KEYS
 from hsmd.errors import Error
-from hsmd.hsm import TokenRefused
+from hsmd.hsm import Token, TokenRefused
 from hsmd.store import StoreError
 
 EX_FAILED, EX_CONFIG = 1, 78
@@ -180,19 +180,29 @@ class Supervisor:
 def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings.grpc)
-    if settings.store.url.startswith("sqlite"):
-        stores.upgrade(settings.store.url)
     token = wiring.open_token(settings.hsm, pin)
     try:
-        token.connect()
-        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
-        if missing:
-            raise ConfigError(f"the token lacks {', '.join(missing)}: a wrong token, or `hsmd init` is due")
-    except Error as error:
-        log.warning("starting without the token: %s", error)
+        there = _connects(token)
+        if settings.store.url.startswith("sqlite"):
+            stores.upgrade(settings.store.url)  # not beside a token without our keys
+        if there:
+            wiring.check_seals(settings, token)
     finally:
         token.close()
     return 0
+
+
+def _connects(token: Token) -> bool:
+    """Whether the token is there. Raises ConfigError for one without our keys, TokenRefused."""
+    try:
+        token.connect()
+        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
+    except Error as error:
+        log.warning("starting without the token: %s", error)
+        return False
+    if missing:
+        raise ConfigError(f"the token lacks {', '.join(missing)}: a wrong token, or `hsmd init` is due")
+    return True
 
 
 def _check_certificates(settings: Grpc) -> None:
@@ -239,6 +249,8 @@ def _fork(body: Body, ready: int | None) -> int:
     except (ConfigError, TokenRefused, StoreError) as error:
         log.critical("%s", error)
         code = EX_CONFIG
+    except Error as error:
+        log.critical("%s (%s)", error, error.__cause__)
     except BaseException:  # noqa: BLE001: a forked child must not run its parent's code
         log.critical("unexpected", exc_info=True)
     finally:

@@ -12,7 +12,7 @@ from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.hsm import AddressError, Token, parse_address
 from hsmd.keyring import Keyring
-from hsmd.store import Store
+from hsmd.store import Store, identity
 
 PIN_CREDENTIAL = "hsm-pin"
 _WIDEST_SOCKET_MODE = 0o660
@@ -71,6 +71,18 @@ def open_token(
 def open_store(settings: Settings, token: Token) -> Store:
     """The store, its rows sealed and checked by the token's sealing key."""
     return Store(settings.store.url, lambda content: token.hmac(token.find(SEALING_KEY_LABEL), content))
+
+
+def check_seals(settings: Settings, token: Token) -> None:
+    """Raises ConfigError when the store belongs to another token, StoreError when it can't be used."""
+    store = open_store(settings, token)
+    try:
+        store.check()
+        with store.read() as tx:
+            if identity.is_foreign(tx):
+                raise ConfigError("the store was sealed by another token: a wrong token, or a wrong store")
+    finally:
+        store.close()
 
 
 def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None) -> Core:

@@ -36,6 +36,7 @@ class Worker:
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
         self._stopping = threading.Event()
         self._servers: list[grpc.Server] = []
+        self._pipelines: list[Pipeline] = []
 
     def run(self, ready: Callable[[], None]) -> int:
         """Serve until SIGTERM; calls in flight finish within the grace time. Returns the exit code."""
@@ -53,6 +54,8 @@ class Worker:
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
             self._health.tell(serving=self._connected())
+            for each in self._pipelines:
+                each.end_overdue()
         self._drain()
         return 0
 
@@ -96,6 +99,7 @@ class Worker:
             pipeline, self._pool, self._health, self._status, settings.grpc, settings.limits.message_bytes
         )
         self._servers.append(one)
+        self._pipelines.append(pipeline)
         return one
 
     def _drain(self) -> None:

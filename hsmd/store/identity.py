@@ -8,11 +8,11 @@ with the id of what was added, for a role the user's.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, select
 
 from hsmd.store import schema
 from hsmd.store.core import Tx
-from hsmd.store.seals import Sealed
+from hsmd.store.seals import SealBroken, Sealed
 
 SUBJECT = "identity"  # in the change feed
 
@@ -88,6 +88,7 @@ _ACCESS_KEYS = Sealed(schema.ACCESS_KEYS, AccessKey)
 _BINDINGS = Sealed(schema.BINDINGS, CertificateBinding)
 
 _domain_by_id = _DOMAINS.where(schema.DOMAINS.c.id == bindparam("id"))
+_domain_ids = select(schema.DOMAINS.c.id).limit(100)
 _domain_by_name = _DOMAINS.where(schema.DOMAINS.c.name == bindparam("name"))
 _project_by_id = _PROJECTS.where(schema.PROJECTS.c.id == bindparam("id"))
 _projects = _PROJECTS.where(schema.PROJECTS.c.domain_id == bindparam("domain_id")).order_by(
@@ -137,6 +138,22 @@ def insert_binding(tx: Tx, binding: CertificateBinding) -> None:
 def get_domain(tx: Tx, domain_id: str) -> Domain | None:
     """The domain of that id."""
     return _DOMAINS.one(tx, _domain_by_id, id=domain_id)
+
+
+def is_foreign(tx: Tx) -> bool:
+    """Whether there are domains and none holds its seal, as with a sealing key that is not this store's.
+
+    Never raises SealBroken: a single row that fails is no sign of that.
+    """
+    broken = False
+    for domain_id in tx.connection.execute(_domain_ids).scalars():
+        try:
+            get_domain(tx, domain_id)
+        except SealBroken:
+            broken = True
+        else:
+            return False
+    return broken
 
 
 def get_domain_by_name(tx: Tx, name: str) -> Domain | None:
