@@ -55,7 +55,7 @@ def test_the_migrations_build_the_same_indexes(
         METADATA.create_all(engine)
         engine.dispose()
         assert indexes(store_url) == indexes(url)
-    assert len([each for each in indexes(store_url) if "WHERE" in each]) == 4
+    assert len([each for each in indexes(store_url) if "WHERE" in each]) == 7
 
 
 def test_the_newest_script_makes_the_schema_of_the_code() -> None:

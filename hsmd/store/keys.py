@@ -21,7 +21,11 @@ SUBJECT = "keys"  # in the change feed
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A CMK. `created` and `deletion_date` are milliseconds since 1970 UTC."""
+    """A CMK. `created`, `deletion_date`, `rotation_due` and `expires` are milliseconds since 1970 UTC.
+
+    `rotation_days` and `rotation_due` are None unless it rotates by itself, `expires` is None for material
+    that stays, `keystore_id` for the default keystore, `primary_region` for a key that was never replicated.
+    """
 
     id: str
     project_id: str
@@ -37,11 +41,20 @@ class Key:
     deletion_date: int | None
     enterprise_project_id: str
     current_version: int
+    rotation_days: int | None = None
+    rotation_due: int | None = None
+    expires: int | None = None
+    keystore_id: str | None = None
+    primary_region: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyVersion:
-    """A version's material, wrapped by the root key of that label; `wrapped` is None when destroyed."""
+    """A version's material, wrapped by the root key of that label; `wrapped` is None when destroyed.
+
+    `public_key` is the DER SubjectPublicKeyInfo of a key pair, `material_check` the keyed check value by
+    which imported material is known again.
+    """
 
     key_id: str
     version: int
@@ -50,6 +63,8 @@ class KeyVersion:
     root_label: str
     created: int
     destroyed: int | None
+    public_key: bytes | None = None
+    material_check: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import Dialect
 
-REVISION = "0001"  # the migration that makes this schema; a test compares it with the scripts
+REVISION = "0002"  # the migration that makes this schema; a test compares it with the scripts
 
 
 class Flag(TypeDecorator[bool]):
@@ -153,6 +153,11 @@ KEYS = Table(
     Column("deletion_date", MILLIS),
     Column("enterprise_project_id", TEXT, nullable=False),
     Column("current_version", Integer, nullable=False),
+    Column("rotation_days", Integer),  # NULL: it doesn't rotate by itself
+    Column("rotation_due", MILLIS),
+    Column("expires", MILLIS),  # of imported material
+    Column("keystore_id", ID),  # NULL: the default one
+    Column("primary_region", TEXT),  # NULL: it was never replicated
     _seal(),
 )
 
@@ -170,6 +175,9 @@ COUNT_INDEX = _partial(
     "ix_keys_count", KEYS.c.project_id, KEYS.c.is_default, KEYS.c.state, KEYS.c.spec, where=LIVING
 )
 DUE_INDEX = _partial("ix_keys_due", KEYS.c.deletion_date, where=PENDING_DELETION)
+ROTATION_INDEX = _partial("ix_keys_rotation", KEYS.c.rotation_due, where=KEYS.c.rotation_due.is_not(None))
+EXPIRY_INDEX = _partial("ix_keys_expiry", KEYS.c.expires, where=KEYS.c.expires.is_not(None))
+KEYSTORE_INDEX = _partial("ix_keys_keystore", KEYS.c.keystore_id, where=KEYS.c.keystore_id.is_not(None))
 
 VERSIONS = Table(
     "key_versions",
@@ -181,6 +189,8 @@ VERSIONS = Table(
     Column("root_label", TEXT, nullable=False),
     Column("created", MILLIS, nullable=False),
     Column("destroyed", MILLIS),
+    Column("public_key", BLOB),  # DER SubjectPublicKeyInfo of a key pair
+    Column("material_check", BLOB),  # keyed check value of imported material, to know it again
     _seal(),
 )
 
@@ -192,6 +202,101 @@ USAGE = Table(
     Column("used", BigInteger, nullable=False),
     _seal(),
     ForeignKeyConstraint(["key_id", "version"], ["key_versions.key_id", "key_versions.version"]),
+)
+
+# What belongs to a key
+
+ALIASES = Table(
+    "aliases",
+    METADATA,
+    Column("project_id", ID, primary_key=True),
+    Column("alias", TEXT, primary_key=True),
+    Column("domain_id", ID, nullable=False),
+    Column("key_id", ID, ForeignKey("keys.id"), nullable=False, index=True),
+    Column("created", MILLIS, nullable=False),
+    Column("updated", MILLIS, nullable=False),
+    _seal(),
+)
+
+TAGS = Table(
+    "tags",
+    METADATA,
+    Column("key_id", ID, ForeignKey("keys.id"), primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("value", TEXT, nullable=False),
+    Column("project_id", ID, nullable=False),
+    _seal(),
+    Index("ix_tags_find", "project_id", "name", "value"),
+)
+
+GRANTS = Table(
+    "grants",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("key_id", ID, ForeignKey("keys.id"), nullable=False),
+    Column("project_id", ID, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("grantee", ID, nullable=False, index=True),
+    Column("grantee_type", TEXT, nullable=False),
+    Column("retiring", ID, nullable=False, index=True),
+    Column("issuing", ID, nullable=False),
+    Column("operations", TEXT, nullable=False),  # sorted, separated by a space
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+    Index("ix_grants_list", "key_id", "created", "id"),
+)
+
+KEYSTORES = Table(
+    "keystores",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, nullable=False),
+    Column("project_id", ID, nullable=False),
+    Column("alias", TEXT, nullable=False),
+    Column("type", TEXT, nullable=False),
+    Column("cluster_id", TEXT, nullable=False),
+    Column("enabled", FLAG, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("project_id", "alias"),
+)
+
+ACCESS_POINTS = Table(
+    "access_points",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("project_id", ID, nullable=False),
+    Column("keyspace_id", ID, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("type", Integer, nullable=False),
+    Column("identity", TEXT, nullable=False),
+    Column("cluster_id", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("enabled", FLAG, nullable=False),
+    Column("public_key", BLOB),  # DER SubjectPublicKeyInfo, of the Custom kind
+    Column("wrapped", BLOB),  # its private key, wrapped by the root key, until it is fetched
+    Column("root_label", TEXT),
+    Column("created_by", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("modified", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("project_id", "keyspace_id", "name"),
+)
+
+KEY_POLICIES = Table(
+    "key_policies",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("project_id", ID, nullable=False),
+    Column("keyspace_id", ID, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("policy", TEXT, nullable=False),  # JSON
+    Column("description", TEXT, nullable=False),
+    Column("created_by", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("modified", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("project_id", "keyspace_id", "name"),
 )
 
 # What keeps processes and retries in step; nothing here decides security
