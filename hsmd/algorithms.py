@@ -1,4 +1,4 @@
-"""Frozen rows: what each DEW key spec and algorithm means for the token, the blobs and the API. Code looks up."""
+"""Frozen rows: what each DEW key spec and algorithm means for token, blobs and API. Code looks up."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -67,6 +67,13 @@ KEY_SPECS: dict[str, KeyAlgorithm] = {
 # An access key's secret: 40 characters, used as they are as the HMAC-SHA-256 key of request signatures.
 ACCESS_KEY = KeyAlgorithm("ACCESS_KEY", 200, "generic-secret", 320, (MAC,))
 
+# Key pairs that are given away as data key pairs, by DEW key_spec; P-521 is for these alone.
+EC_P521 = KeyAlgorithm("EC_P521", 201, "ec", 521, (), bytes.fromhex("06052b81040023"))
+DATA_KEY_PAIRS: dict[str, KeyAlgorithm] = {
+    **{name: row for name, row in KEY_SPECS.items() if row.kind in ("rsa", "ec")},
+    EC_P521.name: EC_P521,
+}
+
 BY_NAME: dict[str, KeyAlgorithm] = {**KEY_SPECS, ACCESS_KEY.name: ACCESS_KEY}
 
 
@@ -101,7 +108,11 @@ SIGNATURE_ALGORITHMS: dict[str, SignatureAlgorithm] = {
 }
 
 # DEW mac_algorithm by name: the hash.
-MAC_ALGORITHMS: dict[str, Hash] = {"HMAC_SHA_256": "sha256", "HMAC_SHA_384": "sha384", "HMAC_SHA_512": "sha512"}
+MAC_ALGORITHMS: dict[str, Hash] = {
+    "HMAC_SHA_256": "sha256",
+    "HMAC_SHA_384": "sha384",
+    "HMAC_SHA_512": "sha512",
+}
 
 # Data keys by DEW key_spec, in bits.
 DATA_KEY_BITS: dict[str, int] = {

@@ -5,11 +5,17 @@ faults.py      every fault of PKCS#11 in one table
 module.py      loading, and the calls past python-pkcs11
 templates.py   what objects may do
 operations.py  what is done with keys
+schemes.py     how keys sign, authenticate and agree
+points.py      public keys, from attributes and back
+oaep.py        the decoding of RSAES-OAEP, for tokens that can't
 probe.py       what the token can do, by doing it
+pair_probe.py  the same for key pairs
 connection.py  from loading to a probed login, under a lock between processes
 calls.py       who is inside the module, until when
 link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
+loading.py     keys on their way in and out, wrapped
+pairs.py       the door's half for key pairs and HMACs
 token.py       the door: Token
 """
 
@@ -17,6 +23,7 @@ from hsmd.hsm.address import Address, AddressError, parse_address
 from hsmd.hsm.desk import Handle
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.link import TokenStatus
+from hsmd.hsm.pairs import Pair
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.token import Token
 
@@ -27,6 +34,7 @@ __all__ = [
     "Capability",
     "Handle",
     "ObjectGone",
+    "Pair",
     "Token",
     "TokenRefused",
     "TokenStatus",

@@ -21,6 +21,7 @@ from hsmd.hsm import operations, templates
 from hsmd.hsm.address import TOKEN_FIELDS, Address
 from hsmd.hsm.faults import Sort, TokenRefused, name_of, sort_of
 from hsmd.hsm.module import Module
+from hsmd.hsm.pair_probe import probe_pairs
 from hsmd.hsm.probe import Found, probe
 
 _PULSE_TEXT = b"hsmd"
@@ -80,7 +81,7 @@ def establish(
         try:
             token = _find(module.slots(), address)
             anchor = _log_in(token, pin)
-            found = probe(module, anchor)
+            found = probe_pairs(module, anchor, probe(module, anchor))
             return Connection(generation, module, token, anchor, found, _pulse(module, anchor))
         except BaseException:
             with suppress(PKCS11Error):  # what went wrong before is what counts

@@ -41,6 +41,7 @@ class Desk:
         "_link",
         "connection",
         "limit",
+        "object",
         "session",
         "thread",
         "thread_id",
@@ -48,6 +49,7 @@ class Desk:
     )
     session: Session
     connection: Connection
+    object: int  # the token's handle of the key
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -81,6 +83,8 @@ class Desk:
                 or (key is not None and key.generation != connection.generation)
             ):
                 self._refuse(connection, now)
+            if key is not None:
+                self.object = key.value
             if getattr(self, "connection", None) is not connection:
                 self._sit_down(connection)
         except BaseException:

@@ -15,7 +15,7 @@ from ctypes import POINTER, byref, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
-from pkcs11 import Attribute, Mechanism, PKCS11Error, Slot, _pkcs11
+from pkcs11 import KDF, MGF, Attribute, Mechanism, PKCS11Error, Slot, _pkcs11
 from pkcs11.attributes import AttributeMapper
 from pkcs11.types import Session
 
@@ -43,6 +43,30 @@ class _Mechanism(ctypes.Structure):
     _fields_ = [("mechanism", c_ulong), ("parameter", c_void_p), ("length", c_ulong)]
 
 
+class OaepParameter(ctypes.Structure):
+    """CK_RSA_PKCS_OAEP_PARAMS."""
+
+    _fields_ = [
+        *((name, c_ulong) for name in ("hash", "mgf", "source")),
+        ("label", c_void_p),
+        ("label_length", c_ulong),
+    ]
+
+
+class EcdhParameter(ctypes.Structure):
+    """CK_ECDH1_DERIVE_PARAMS."""
+
+    _fields_ = [
+        *(("kdf", c_ulong), ("shared_length", c_ulong), ("shared", c_void_p)),
+        *(("public_length", c_ulong), ("public", ctypes.c_char_p)),
+    ]
+
+
+def oaep_parameter() -> OaepParameter:
+    """SHA-256, MGF1 of the same, an empty label (CKZ_DATA_SPECIFIED)."""
+    return OaepParameter(Mechanism.SHA256, MGF.SHA256, 1, None, 0)
+
+
 # Places in CK_FUNCTION_LIST (PKCS#11 2.40, pkcs11f.h order; place 0 is the version), with the arguments.
 _SESSION = _OBJECT = c_ulong
 _TEMPLATE = (POINTER(_Attribute), c_ulong)
@@ -53,10 +77,15 @@ _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_DestroyObject": (23, (_SESSION, _OBJECT)),
     "C_GetAttributeValue": (25, (_SESSION, _OBJECT, *_TEMPLATE)),
     "C_GenerateKey": (59, (_SESSION, POINTER(_Mechanism), *_TEMPLATE, POINTER(_OBJECT))),
+    "C_GenerateKeyPair": (
+        60,
+        (_SESSION, POINTER(_Mechanism), *_TEMPLATE, *_TEMPLATE, POINTER(_OBJECT), POINTER(_OBJECT)),
+    ),
     "C_UnwrapKey": (
         62,
         (_SESSION, POINTER(_Mechanism), _OBJECT, ctypes.c_char_p, c_ulong, *_TEMPLATE, POINTER(_OBJECT)),
     ),
+    "C_DeriveKey": (63, (_SESSION, POINTER(_Mechanism), _OBJECT, *_TEMPLATE, POINTER(_OBJECT))),
 }
 
 
@@ -128,12 +157,40 @@ class Module:
         )
         return made.value
 
+    def generate_pair(
+        self, session: Session, mechanism: Mechanism, public: Template, private: Template
+    ) -> tuple[int, int]:
+        """C_GenerateKeyPair: the handles of a new public and private key. Raises PKCS11Error."""
+        made = c_ulong(), c_ulong()
+        how = _Mechanism(mechanism, None, 0)
+        templates = (public.array, public.count, private.array, private.count)
+        handles = (byref(made[0]), byref(made[1]))
+        check(self._call["C_GenerateKeyPair"](_number(session), byref(how), *templates, *handles))
+        return made[0].value, made[1].value
+
+    def derive(self, session: Session, key: int, public: bytes, template: Template) -> int:
+        """C_DeriveKey by ECDH with a peer's point, no derivation function: the handle. Raises PKCS11Error."""
+        made = c_ulong()
+        how = _mechanism(Mechanism.ECDH1_DERIVE, EcdhParameter(KDF.NULL, 0, None, len(public), public))
+        check(
+            self._call["C_DeriveKey"](
+                _number(session), byref(how), key, template.array, template.count, byref(made)
+            )
+        )
+        return made.value
+
     def unwrap(
-        self, session: Session, mechanism: Mechanism, key: int, wrapped: bytes, template: Template
+        self,
+        session: Session,
+        mechanism: Mechanism,
+        key: int,
+        wrapped: bytes,
+        template: Template,
+        parameter: ctypes.Structure | None = None,
     ) -> int:
         """C_UnwrapKey: the handle of the key in `wrapped`. Raises PKCS11Error."""
         made = c_ulong()
-        how = _Mechanism(mechanism, None, 0)
+        how = _mechanism(mechanism, parameter)
         check(
             self._call["C_UnwrapKey"](
                 _number(session),
@@ -159,6 +216,14 @@ class Module:
         check(self._call["C_GetAttributeValue"](_number(session), handle, byref(wanted), 1))
         length: int = wanted.length
         return b"" if length == _CK_UNAVAILABLE_INFORMATION else buffer.raw[:length]
+
+
+def _mechanism(mechanism: Mechanism, parameter: ctypes.Structure | None) -> _Mechanism:
+    if parameter is None:
+        return _Mechanism(mechanism, None, 0)
+    made = _Mechanism(mechanism, ctypes.addressof(parameter), ctypes.sizeof(parameter))
+    made.kept = parameter  # lives as long as what points at it
+    return made
 
 
 def _number(session: Session) -> int:

@@ -6,7 +6,7 @@ put over a handle and the session of the calling thread for the length of one ca
 
 from typing import Any
 
-from pkcs11 import GCMParams, KeyType, Mechanism, _pkcs11, types
+from pkcs11 import MGF, GCMParams, KeyType, Mechanism, _pkcs11, types
 from pkcs11.types import Session
 
 TAG_BYTES = 16
@@ -55,6 +55,20 @@ def hmac(session: Session, key: int, data: bytes) -> bytes:
     """HMAC-SHA-256. Raises PKCS11Error."""
     mac: bytes = BoundKey(session, key).sign(data, mechanism=_HMAC, buffer_size=HMAC_BYTES)
     return mac
+
+
+def decrypt_oaep(session: Session, key: int, data: bytes) -> bytes:
+    """RSAES-OAEP with SHA-256, MGF1 of the same and an empty label. Raises PKCS11Error."""
+    opened: bytes = BoundKey(session, key).decrypt(
+        data, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=(Mechanism.SHA256, MGF.SHA256, None)
+    )
+    return opened
+
+
+def decrypt_bare(session: Session, key: int, data: bytes) -> bytes:
+    """RSA without a padding: as long as `data`, which is as long as the modulus. Raises PKCS11Error."""
+    opened: bytes = BoundKey(session, key).decrypt(data, mechanism=Mechanism.RSA_X_509, buffer_size=len(data))
+    return opened.rjust(len(data), b"\0")
 
 
 def wrap(session: Session, mechanism: Mechanism, root: int, key: int) -> bytes:

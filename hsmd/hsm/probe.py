@@ -1,18 +1,18 @@
 """What the token can do, found by doing it with throw-away keys; the mechanism list only tells its claims."""
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from pkcs11 import Mechanism, PKCS11Error
 from pkcs11.types import Session
 
-from hsmd.algorithms import AES_256
-from hsmd.hsm import operations, templates
+from hsmd.algorithms import AES_256, DIGEST_BYTES
+from hsmd.hsm import operations, schemes, templates
 from hsmd.hsm.faults import Sort, name_of, sort_of
 from hsmd.hsm.module import Module, Template
 
@@ -28,41 +28,45 @@ class Capability:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The probe's result; `key_wrap` is None when the token can't do RFC 5649."""
+    """The probe's result; `key_wrap` is None when the token can't do RFC 5649.
+
+    `edwards_curve`: CKA_EC_PARAMS of Ed25519 as this token takes it. `oaep`, `oaep_unwrap`: whether it
+    decrypts data, and unwraps AES keys, by RSAES-OAEP with SHA-256.
+    """
 
     capabilities: tuple[Capability, ...]
     key_wrap: Mechanism | None
+    edwards_curve: bytes = b""
+    oaep: bool = False
+    oaep_unwrap: bool = False
 
 
-class _Wrong(Exception):  # noqa: N818  # names what is found
+class Wrong(Exception):  # noqa: N818  # names what is found
     """The token answered, but not what the standard says."""
 
 
 def probe(module: Module, session: Session) -> Found:
     """Try everything the service builds on. Raises PKCS11Error when the token fails meanwhile."""
     bench = _Bench(module, session)
-    wraps = [_tried("aes-key-wrap-kwp", _with(bench.key_wrap, each)) for each in templates.KEY_WRAPS]
+    wraps = [tried("aes-key-wrap-kwp", partial(bench.key_wrap, each)) for each in templates.KEY_WRAPS]
     chosen = next((index for index, each in enumerate(wraps) if each.available), None)
     return Found(
         capabilities=(
-            _tried("random", bench.random),
-            _tried("aes-256-generate", bench.generate),
+            tried("random", bench.random),
+            tried("aes-256-generate", bench.generate),
             wraps[chosen or 0],
-            _tried("aes-256-gcm", bench.gcm),
-            _tried("hmac-sha-256", bench.hmac),
+            tried("aes-256-gcm", bench.gcm),
+            *(tried(f"hmac-sha-{name[3:]}", partial(bench.hmac, name)) for name in DIGEST_BYTES),
         ),
         key_wrap=None if chosen is None else templates.KEY_WRAPS[chosen],
     )
 
 
-def _with(trial: Callable[[Mechanism], str], mechanism: Mechanism) -> Callable[[], str]:
-    return lambda: trial(mechanism)
-
-
-def _tried(name: str, trial: Callable[[], str]) -> Capability:
+def tried(name: str, trial: Callable[[], str]) -> Capability:
+    """Run a trial, which says how it is done. Raises PKCS11Error when the token itself fails."""
     try:
         return Capability(name, True, trial())
-    except _Wrong as wrong:
+    except Wrong as wrong:
         return Capability(name, False, str(wrong))
     except PKCS11Error as error:
         if sort_of(error) is Sort.TOKEN:
@@ -80,7 +84,7 @@ class _Bench:
     def random(self) -> str:
         first, second = (self._session.generate_random(256) for _ in range(2))
         if len(first) != 32 or first == second:
-            raise _Wrong("the generator repeats itself")
+            raise Wrong("the generator repeats itself")
         return "32 bytes drawn twice"
 
     def generate(self) -> str:
@@ -96,10 +100,10 @@ class _Bench:
         made = None
         try:
             if operations.wrap(self._session, mechanism, root, key) != expected:
-                raise _Wrong(f"0x{mechanism:X} wraps, but not as RFC 5649 says")
+                raise Wrong(f"0x{mechanism:X} wraps, but not as RFC 5649 says")
             made = self._unwrap(mechanism, root, expected, templates.TRIAL_UNWRAPPED)
             if operations.wrap(self._session, mechanism, root, made) != expected:
-                raise _Wrong(f"0x{mechanism:X} unwraps, but not as RFC 5649 says")
+                raise Wrong(f"0x{mechanism:X} unwraps, but not as RFC 5649 says")
         finally:
             self._destroy(root, key, *([] if made is None else [made]))
         return f"0x{mechanism:X}, known answer both ways"
@@ -113,19 +117,19 @@ class _Bench:
         finally:
             self._destroy(key)
         if sealed != AESGCM(value).encrypt(iv, data, aad) or opened != data:
-            raise _Wrong("0x1087 does not do as NIST SP 800-38D says")
+            raise Wrong("0x1087 does not do as NIST SP 800-38D says")
         return "0x1087, known answer both ways"
 
-    def hmac(self) -> str:
-        value, data = secrets.token_bytes(40), secrets.token_bytes(33)
+    def hmac(self, hash_name: str) -> str:
+        value, data = secrets.token_bytes(64), secrets.token_bytes(33)
         key = self._create("generic-secret", value)
         try:
-            mac = operations.hmac(self._session, key, data)
+            mac = schemes.mac(self._session, key, hash_name, data)
         finally:
             self._destroy(key)
-        if mac != hmac.digest(value, data, hashlib.sha256):
-            raise _Wrong("0x251 does not do as RFC 2104 says")
-        return "0x251, known answer"
+        if mac != hmac.digest(value, data, hash_name):
+            raise Wrong("it does not do as RFC 2104 says")
+        return "known answer"
 
     def _create(self, kind: str, value: bytes) -> int:
         return self._module.create(self._session, templates.trial(kind, value))

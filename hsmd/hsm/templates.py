@@ -4,6 +4,7 @@ Each names every capability, the refused ones too, since tokens grant what a tem
 """
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11.mechanisms import MLDSAParameterSet
 
 from hsmd.algorithms import KeyAlgorithm
 from hsmd.hsm.module import Template
@@ -17,12 +18,41 @@ _CAPABILITIES = (
     Attribute.UNWRAP,
     Attribute.DERIVE,
 )
+# What a private key can be allowed; SoftHSM2 refuses a template that names more.
+_PRIVATE_CAPABILITIES = (
+    Attribute.DECRYPT,
+    Attribute.SIGN,
+    Attribute.SIGN_RECOVER,
+    Attribute.UNWRAP,
+    Attribute.DERIVE,
+)
+_PUBLIC_CAPABILITIES = (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP)
 _CIPHER = (Attribute.ENCRYPT, Attribute.DECRYPT)
 _MAC = (Attribute.SIGN, Attribute.VERIFY)
 _WRAP = (Attribute.WRAP, Attribute.UNWRAP)
 
 _TYPES = {"aes": KeyType.AES, "generic-secret": KeyType.GENERIC_SECRET}
 _USES = {"aes": _CIPHER, "generic-secret": _MAC}
+_PAIR_TYPES = {
+    "rsa": KeyType.RSA,
+    "ec": KeyType.EC,
+    "edwards": KeyType.EC_EDWARDS,
+    "ml-dsa": KeyType.ML_DSA,
+}
+_PAIR_USES = {
+    "rsa": (Attribute.SIGN, Attribute.DECRYPT, Attribute.UNWRAP),
+    "ec": (Attribute.SIGN, Attribute.DERIVE),
+    "edwards": (Attribute.SIGN,),
+    "ml-dsa": (Attribute.SIGN,),
+}
+PAIR_GENERATORS = {
+    "rsa": Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+    "ec": Mechanism.EC_KEY_PAIR_GEN,
+    "edwards": Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
+    "ml-dsa": Mechanism.ML_DSA_KEY_PAIR_GEN,
+}
+# What CKA_EC_PARAMS of Ed25519 may be: the OBJECT IDENTIFIER of RFC 8410, or the name (PKCS#11 3.0, 2.3.3).
+EDWARDS_CURVES = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
 GENERATORS = {"aes": Mechanism.AES_KEY_GEN, "generic-secret": Mechanism.GENERIC_SECRET_KEY_GEN}
 
 # RFC 5649 under its own number, and under the one older tokens know it by (where others mean PKCS#7 padding):
@@ -50,6 +80,86 @@ def secret(
             **(more or {}),
         }
     )
+
+
+def private(
+    kind: str,
+    uses: tuple[Attribute, ...],
+    *,
+    extractable: bool = False,
+    more: dict[Attribute, object] | None = None,
+) -> Template:
+    """A sensitive private key that may do what `uses` names and nothing else; of this session."""
+    return Template(
+        {
+            Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+            Attribute.KEY_TYPE: _PAIR_TYPES[kind],
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: extractable,
+            **{capability: capability in uses for capability in _PRIVATE_CAPABILITIES},
+            **(more or {}),
+        }
+    )
+
+
+def newborn_public(row: KeyAlgorithm, curve: bytes) -> Template:
+    """The public half of a pair to be, which says what is made. `curve`: CKA_EC_PARAMS for this token."""
+    return Template(
+        {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: _PAIR_TYPES[row.kind],
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: False,
+            **dict.fromkeys(_PUBLIC_CAPABILITIES, False),
+            **_size(row, curve),
+        }
+    )
+
+
+def _size(row: KeyAlgorithm, curve: bytes) -> dict[Attribute, object]:
+    if row.kind == "rsa":
+        return {Attribute.MODULUS_BITS: row.bits, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+    if row.kind == "ml-dsa":
+        return {Attribute.PARAMETER_SET: MLDSAParameterSet[f"ML_DSA_{row.bits}"]}
+    return {Attribute.EC_PARAMS: curve}
+
+
+def newborn_private(row: KeyAlgorithm) -> Template:
+    """The private half: lives only until it is wrapped, extractable and of no other use."""
+    return _NEWBORN_PRIVATE[row.kind]
+
+
+def candidate(row: KeyAlgorithm) -> Template:
+    """An imported private key that has yet to be looked at and wrapped."""
+    return _CANDIDATES[row.kind]
+
+
+def agreed(size: int) -> Template:
+    """A shared secret, which is there to be read."""
+    return Template(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: False,
+            Attribute.EXTRACTABLE: True,
+            **dict.fromkeys(_CAPABILITIES, False),
+            Attribute.VALUE_LEN: size,
+        }
+    )
+
+
+def unwrapper(value: bytes) -> Template:
+    """An AES key of known value that unwraps, nothing else."""
+    return secret("aes", (Attribute.UNWRAP,), more={Attribute.VALUE: value})
+
+
+def wrapper(value: bytes) -> Template:
+    """An AES key of known value that wraps, nothing else."""
+    return secret("aes", (Attribute.WRAP,), more={Attribute.VALUE: value})
 
 
 def newborn(row: KeyAlgorithm) -> Template:
@@ -87,6 +197,12 @@ def _token_object(label: str) -> dict[Attribute, object]:
     return {Attribute.TOKEN: True, Attribute.LABEL: label, Attribute.ID: label.encode()}
 
 
-_AT_WORK = {kind: secret(kind, uses) for kind, uses in _USES.items()}
+_AT_WORK = {
+    **{kind: secret(kind, uses) for kind, uses in _USES.items()},
+    **{kind: private(kind, uses) for kind, uses in _PAIR_USES.items()},
+}
+_NEWBORN_PRIVATE = {kind: private(kind, (), extractable=True) for kind in _PAIR_USES}
+_CANDIDATES = {kind: private(kind, uses, extractable=True) for kind, uses in _PAIR_USES.items()}
+UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
 TRIAL_UNWRAPPED = secret("aes", _CIPHER, extractable=True)

@@ -14,11 +14,13 @@ from hsmd.algorithms import KeyAlgorithm
 from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
-from hsmd.hsm.connection import Connection, locked
+from hsmd.hsm.connection import locked
 from hsmd.hsm.desk import Desk, Handle
 from hsmd.hsm.faults import BadData, ObjectGone
 from hsmd.hsm.link import Link, Settings, TokenStatus
+from hsmd.hsm.loading import key_wrap, load, wrapped_up
 from hsmd.hsm.module import Template
+from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
@@ -29,14 +31,15 @@ def _nothing(*_: object) -> None:
     pass
 
 
-class Token:
+class Token(PairWork):
     """One token, used by all threads of this process. All sizes are bytes, all times seconds.
 
     `pin` stays in memory and is tried once: after a refusal nobody tries again. `lock_file` is held while
     a process connects. `softhsm_conf` becomes SOFTHSM2_CONF of this process. `deadline_seconds` is the
     longest wait for one answer; who passes it makes the token *unresponsive*. `on_lost` is called once for
     each lost connection, `on_stuck` with the number of threads stuck inside the module whenever it
-    changes; both by the watch thread, so they must be quick.
+    changes; both by the watch thread, so they must be quick. `oaep_fallback`: whether RSAES-OAEP may be
+    decoded here, not in the token, where the token can't (see oaep.py). Work with key pairs: pairs.py.
 
     Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
     Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
@@ -52,9 +55,11 @@ class Token:
         deadline_seconds: float = 10.0,
         on_lost: Callable[[], None] = _nothing,
         on_stuck: Callable[[int], None] = _nothing,
+        oaep_fallback: bool = True,
     ) -> None:
         settings = Settings(address, lock_file, softhsm_conf, deadline_seconds, on_lost, on_stuck)
         self._link = Link(settings, pin)
+        self._oaep_fallback = oaep_fallback
         self._local = threading.local()
         self._desks: list[Desk] = []
         self._desks_lock = threading.Lock()
@@ -148,7 +153,7 @@ class Token:
             made = desk.connection.module.generate(
                 desk.session, templates.GENERATORS[row.kind], templates.newborn(row)
             )
-            return self._wrapped(desk, root, made)
+            return wrapped_up(desk, desk.object, made)
 
     def wrap_value(self, row: KeyAlgorithm, value: bytes, root: Handle) -> bytes:
         """A key of this value, `row.bits` long, wrapped by the root key. Raises ValueError otherwise."""
@@ -156,25 +161,17 @@ class Token:
             raise ValueError(f"{row.name} has {row.bits} bits")
         with self._call(root) as desk:
             made = desk.connection.module.create(desk.session, templates.imported(row, value))
-            return self._wrapped(desk, root, made)
+            return wrapped_up(desk, desk.object, made)
 
     def unwrap(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> Handle:
         """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
         with self._call(root, blob=True) as desk:
-            connection = desk.connection
-            if not connection.anchor_lock.acquire(timeout=desk.limit):
-                raise Error(UNAVAILABLE, reason="the HSM does not answer")
-            try:
-                key = connection.module.unwrap(
-                    connection.anchor,
-                    _key_wrap(connection),
-                    root.value,
-                    wrapped,
-                    templates.at_work(row),
-                )
-            finally:
-                connection.anchor_lock.release()
-            return Handle(connection.generation, key)
+            return load(
+                desk,
+                lambda module, anchor: module.unwrap(
+                    anchor, key_wrap(desk.connection), desk.object, wrapped, templates.at_work(row)
+                ),
+            )
 
     def destroy(self, handle: Handle) -> None:
         """Forget a loaded key; a handle that is gone, with the connection or by itself, is well."""
@@ -242,20 +239,6 @@ class Token:
                 desk.connection.module.generate(session, mechanism, template)
             finally:
                 session.close()
-
-    def _wrapped(self, desk: Desk, root: Handle, key: int) -> bytes:
-        connection = desk.connection
-        try:
-            return operations.wrap(desk.session, _key_wrap(connection), root.value, key)
-        finally:
-            connection.module.destroy(desk.session, key)
-
-
-def _key_wrap(connection: Connection) -> Mechanism:
-    mechanism = connection.found.key_wrap
-    if mechanism is None:
-        raise Error(UNAVAILABLE, reason="the HSM can't wrap keys by RFC 5649")
-    return mechanism
 
 
 def _objects(session: Session, label: str | None = None) -> list[tuple[int, str]]:

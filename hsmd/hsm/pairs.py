@@ -1,0 +1,296 @@
+"""The door's second half: key pairs, from birth or import to signatures, decryption and agreement; HMACs."""
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
+from pkcs11 import Attribute, Mechanism, PKCS11Error
+from pkcs11.types import Session
+
+from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, SignatureAlgorithm
+from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
+from hsmd.hsm import oaep, operations, points, schemes, templates
+from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.faults import BadData, Sort, name_of, sort_of
+from hsmd.hsm.loading import key_wrap, load, passing, second
+from hsmd.hsm.module import Module, oaep_parameter
+from hsmd.hsm.probe import Capability
+
+TEMPORARY_KEY_BYTES = (16, 32)
+_LONGEST_CURVE = 512  # bytes of CKA_EC_PARAMS: explicit parameters are long, and refused
+_PROOF = {"rsa": "RSASSA_PKCS1_V1_5_SHA_256", "ec": "ECDSA_SHA_256"}
+# What a token can do under names of its own; every other row is probed under the row's name.
+_NEEDS = {"aes": ("aes-256-generate", "aes-256-gcm"), "generic-secret": ("hmac-sha-256",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A key pair as it is kept: private key under a root key, public key as DER SubjectPublicKeyInfo."""
+
+    wrapped: bytes
+    public_key: bytes
+
+
+class PairWork(ABC):
+    """What Token does with key pairs and HMAC keys. Faults as with all of Token, see there."""
+
+    _oaep_fallback: bool
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the last probe found."""
+
+    @abstractmethod
+    def _desk(self) -> Desk: ...
+
+    @abstractmethod
+    def _call(self, key: Handle, *, blob: bool = False) -> Desk: ...
+
+    # What the token can do
+
+    def supports(self, row: KeyAlgorithm) -> bool:
+        """Whether keys of this row can be made and used, by the last probe."""
+        needed = _NEEDS.get(row.kind, (row.name,))
+        if row.kind == "generic-secret" and row.bits in (384, 512):
+            needed = (f"hmac-sha-{row.bits}",)
+        return self._has("aes-key-wrap-kwp", *needed)
+
+    def supports_oaep(self) -> bool:
+        """Whether RSAES-OAEP with SHA-256 is done: by the token, or, unless refused, decoded here."""
+        return self._has("oaep-sha-256") or (self._oaep_fallback and self._has("rsa-bare"))
+
+    def supports_agreement(self) -> bool:
+        """Whether the token does ECDH."""
+        return self._has("ecdh")
+
+    # From birth or import to the blob
+
+    def generate_pair(self, row: KeyAlgorithm, root: Handle) -> Pair:
+        """A new pair, born in the token, the private key wrapped by the root key, both destroyed there.
+
+        Raises Error(SPEC_INVALID) when the token can't do such keys.
+        """
+        self._expect(row)
+        with self._call(root) as desk, _newborn(desk, row) as (public, private):
+            wrapped = operations.wrap(desk.session, key_wrap(desk.connection), desk.object, private)
+            return Pair(wrapped, _public_key(desk, row, public))
+
+    def generate_exportable_pair(self, row: KeyAlgorithm) -> tuple[bytes, bytes]:
+        """A pair to be given away: the private key as DER PKCS#8, the public one as SubjectPublicKeyInfo.
+
+        Born in the token, and taken out under a key made here for this once. Raises Error(SPEC_INVALID).
+        """
+        self._expect(row)
+        value = os.urandom(32)
+        with self._desk().call() as desk:
+            wrapper = desk.connection.module.create(desk.session, templates.wrapper(value))
+            with passing(desk, wrapper), _newborn(desk, row) as (_, private):
+                wrapped = operations.wrap(desk.session, key_wrap(desk.connection), wrapper, private)
+        return _opened(value, wrapped)
+
+    def import_pair(self, row: KeyAlgorithm, encrypted_pkcs8: bytes, kek: Handle, root: Handle) -> Pair:
+        """A private RSA or EC key from outside: PKCS#8 under an AES key by KWP, unwrapped inside the token.
+
+        Its public key is made from what the token tells of it, never from what came along. RSA: modulus and
+        exponent. EC: tokens don't keep a private key's point, so the key agrees with the curve's base point,
+        which gives the x coordinate of its public point; of the two points that have it, its
+        signature of a random message picks one. RSA keys prove themselves by such a signature as well. So
+        what is returned is the public key that verifies what the private key signs, or BadData: it was no
+        PKCS#8 under `kek`, of another kind, size or curve, or inconsistent.
+        Raises Error(SPEC_INVALID) when the token can't do such keys, ValueError for other kinds.
+        """
+        if row.kind not in _PROOF:
+            raise ValueError(f"{row.name} is not imported")
+        self._expect(row)
+        with self._call(kek, blob=True) as desk, _of_the_data():
+            root_object = second(desk, root)
+            wrap = key_wrap(desk.connection)
+            module = desk.connection.module
+            key = module.unwrap(desk.session, wrap, desk.object, encrypted_pkcs8, templates.candidate(row))
+            with passing(desk, key):
+                public = _proven(desk, row, key)
+                return Pair(operations.wrap(desk.session, wrap, root_object, key), public)
+
+    def temporary_key(self, value: bytes) -> Handle:
+        """An AES key of 16 or 32 bytes that only unwraps. Raises BadData for another length."""
+        if len(value) not in TEMPORARY_KEY_BYTES:
+            raise BadData("no AES key of 128 or 256 bits")
+        with self._desk().call() as desk:
+            template = templates.unwrapper(value)
+            return load(desk, lambda module, anchor: module.create(anchor, template))
+
+    def unwrap_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> Handle | None:
+        """The same inside the token, from an RSAES-OAEP ciphertext; None when it can't: decrypt_oaep then.
+
+        Raises BadData, the same for every reason, when `data` is no AES key encrypted for `key`.
+        """
+        if not self._has("oaep-sha-256-unwrap"):
+            return None
+        with _alike(), self._call(key, blob=True) as desk, _of_the_data():
+            if len(data) != schemes.field_bytes(row):
+                raise BadData
+            return load(desk, lambda module, anchor: _unwrapper(module, anchor, desk.object, data))
+
+    # Keys at work
+
+    def sign(
+        self,
+        key: Handle,
+        row: KeyAlgorithm,
+        algorithm: SignatureAlgorithm,
+        message: bytes,
+        *,
+        digest: bool,
+    ) -> bytes:
+        """A signature of the message, or with `digest` of the message whose digest this is.
+
+        PKCS#1 v1.5; PSS with MGF1 of the same hash and a salt as long as the digest; ECDSA as DER
+        Ecdsa-Sig-Value; Ed25519 and ML-DSA (no context, hedged as the token likes) as they are. Raises
+        ValueError when the algorithm is none of the row's, or the digest not of its length.
+        """
+        if algorithm.kind != row.kind or (digest and len(message) != DIGEST_BYTES.get(algorithm.hash)):
+            raise ValueError(f"{algorithm.name} does not go with {row.name} or this digest")
+        with self._call(key) as desk:
+            return schemes.sign(desk.session, desk.object, row, algorithm, message, digest=digest)
+
+    def mac(self, key: Handle, hash_name: str, data: bytes) -> bytes:
+        """HMAC with "sha256", "sha384" or "sha512". Tokens may refuse keys shorter than the digest."""
+        with self._call(key) as desk:
+            return schemes.mac(desk.session, desk.object, hash_name, data)
+
+    def decrypt_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> bytes:
+        """RSAES-OAEP with SHA-256, MGF1 of the same, an empty label. Raises BadData, always the same.
+
+        In the token where it can; else the token does the bare RSA and the decoding is done here (oaep.py),
+        unless that was refused: Error(PARAMETER_INVALID).
+        """
+        if not self.supports_oaep():
+            reason = "this HSM can't do RSAES_OAEP_SHA_256"
+            raise Error(PARAMETER_INVALID, name="encryption_algorithm", reason=reason)
+        with _alike():
+            if len(data) != schemes.field_bytes(row):
+                raise BadData
+            with self._call(key, blob=True) as desk:
+                if desk.connection.found.oaep:
+                    return operations.decrypt_oaep(desk.session, desk.object, data)
+                encoded = operations.decrypt_bare(desk.session, desk.object, data)
+            return oaep.decode(encoded)
+
+    def derive(self, key: Handle, row: KeyAlgorithm, public_key: bytes) -> bytes:
+        """ECDH with the peer's SubjectPublicKeyInfo (DER): the x coordinate, as long as the field.
+
+        Raises BadData before the token sees it, unless it is a point of the row's curve.
+        """
+        point = points.peer_point(row, public_key)
+        with self._call(key, blob=True) as desk:
+            return schemes.agree(desk.connection.module, desk.session, desk.object, row, point)
+
+    # Behind the door
+
+    def _has(self, *names: str) -> bool:
+        available = {each.name for each in self.capabilities if each.available}
+        return available.issuperset(names)
+
+    def _expect(self, row: KeyAlgorithm) -> None:
+        if not self.supports(row):
+            raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
+
+
+@contextmanager
+def _newborn(desk: Desk, row: KeyAlgorithm) -> Iterator[tuple[int, int]]:
+    """A public and a private key, extractable; destroyed in the end."""
+    connection = desk.connection
+    curve = connection.found.edwards_curve if row.kind == "edwards" else row.curve
+    public, private = connection.module.generate_pair(
+        desk.session,
+        templates.PAIR_GENERATORS[row.kind],
+        templates.newborn_public(row, curve),
+        templates.newborn_private(row),
+    )
+    with passing(desk, public, private):
+        yield public, private
+
+
+def _public_key(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
+    return points.public_key(row, partial(desk.connection.module.read, desk.session, key))
+
+
+def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
+    """The public key of a private one, as import_pair tells."""
+    session, module = desk.session, desk.connection.module
+    if row.kind == "rsa":
+        publics = [_public_key(desk, row, key)]
+    else:
+        if module.read(session, key, Attribute.EC_PARAMS, _LONGEST_CURVE) != row.curve:
+            raise BadData("a key of another curve")
+        base = points.base_point(row)
+        publics = points.with_x(row, schemes.agree(module, session, key, row, base))
+    algorithm, message = SIGNATURE_ALGORITHMS[_PROOF[row.kind]], os.urandom(32)
+    proof = schemes.sign(session, key, row, algorithm, message, digest=False)
+    for public in publics:
+        if points.verifies(public, algorithm, proof, message):
+            return public
+    raise BadData("an inconsistent private key")
+
+
+def _unwrapper(module: Module, session: Session, key: int, data: bytes) -> int:
+    made = module.unwrap(session, Mechanism.RSA_PKCS_OAEP, key, data, templates.UNWRAPPER, oaep_parameter())
+    size = int.from_bytes(module.read(session, made, Attribute.VALUE_LEN, 8), sys.byteorder)
+    if size not in TEMPORARY_KEY_BYTES:
+        module.destroy(session, made)
+        raise BadData("no AES key of 128 or 256 bits")
+    return made
+
+
+def _opened(kek: bytes, wrapped: bytes) -> tuple[bytes, bytes]:
+    """Both halves of a wrapped private key. SoftHSM2 fills its PKCS#8 up to 8 bytes with zeros: cut off."""
+    try:
+        info = aes_key_unwrap_with_padding(kek, wrapped)
+        key = load_der_private_key(info[: _der_length(info)], None)
+    except (InvalidUnwrap, ValueError) as error:
+        raise Error(INTERNAL) from error
+    return (
+        key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    )
+
+
+def _der_length(data: bytes) -> int:
+    """Bytes of the first DER element of `data`."""
+    if data[1] < 0x80:
+        return 2 + data[1]
+    count = data[1] & 0x7F
+    return 2 + count + int.from_bytes(data[2 : 2 + count], "big")
+
+
+@contextmanager
+def _of_the_data() -> Iterator[None]:
+    """Tokens refuse foreign keys by return values that elsewhere mean a wrong use: here it is the data."""
+    try:
+        yield
+    except PKCS11Error as error:
+        if sort_of(error) is Sort.USE:
+            raise BadData(name_of(error)) from error
+        raise
+
+
+@contextmanager
+def _alike() -> Iterator[None]:
+    """One BadData for all."""
+    try:
+        yield
+    except BadData:
+        raise BadData("not encrypted for this key by RSAES-OAEP") from None
