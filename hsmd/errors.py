@@ -83,6 +83,15 @@ DESCRIPTION_INVALID = Fault(
 )
 ALIAS_IN_USE = Fault("KMS.1104", 400, "ALREADY_EXISTS", "The key_alias {alias} is in use.")
 QUOTA_EXCEEDED = Fault("KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} keys is used up.")
+ALIAS_NOT_FOUND = Fault(
+    "KMS.0207",
+    404,
+    "NOT_FOUND",
+    "There is no alias {alias} here; a key's own key_alias is changed by update-key-alias.",
+)
+ALIAS_QUOTA_EXCEEDED = Fault(
+    "KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} aliases a key is used up."
+)
 SPEC_INVALID = Fault("KMS.1110", 400, "INVALID_ARGUMENT", "The key_spec is not valid: {reason}.")
 KEYSTORE_REFUSED = Fault("KMS.0340", 400, "INVALID_ARGUMENT", "The keystore is not supported: {reason}.")
 DAYS_INVALID = Fault("KMS.1401", 400, "INVALID_ARGUMENT", "pending_days is not valid: 7 to 1096 is due.")
@@ -94,6 +103,38 @@ LIMIT_INVALID = Fault("KMS.1601", 400, "INVALID_ARGUMENT", "The limit is not val
 MARKER_INVALID = Fault(
     "KMS.1602", 400, "INVALID_ARGUMENT", "The marker is not valid: a number from 0 is due."
 )
+
+# Tags
+RESOURCE_TYPE_INVALID = Fault(
+    "KMS.0212", 400, "INVALID_ARGUMENT", "The resource type is not valid: {due} is due."
+)
+TAGS_MISSING = Fault("KMS.0401", 400, "INVALID_ARGUMENT", "The list of tags is empty.")
+MATCH_VALUE_INVALID = Fault(
+    "KMS.0402", 400, "INVALID_ARGUMENT", "The value of a match is not valid: {reason}."
+)
+MATCH_KEY_INVALID = Fault(
+    "KMS.0403", 400, "INVALID_ARGUMENT", "The key of a match is not valid: resource_name is due."
+)
+TAG_ACTION_INVALID = Fault("KMS.0404", 400, "INVALID_ARGUMENT", "The action is not valid: {reason}.")
+TAG_VALUE_INVALID = Fault("KMS.0405", 400, "INVALID_ARGUMENT", "A tag's value is not valid: {reason}.")
+TAG_KEY_INVALID = Fault("KMS.0406", 400, "INVALID_ARGUMENT", "A tag's key is not valid: {reason}.")
+TAG_COUNT_INVALID = Fault(
+    "KMS.0407", 400, "INVALID_ARGUMENT", "The size of the list of tags is not valid: {reason}."
+)
+TAGS_EXCEEDED = Fault("KMS.0409", 400, "RESOURCE_EXHAUSTED", "A key has at most {quota} tags.")
+TAG_VALUE_TOO_LONG = Fault("KMS.0410", 400, "INVALID_ARGUMENT", "A tag's value has more than 43 characters.")
+TAG_KEY_TOO_LONG = Fault("KMS.0411", 400, "INVALID_ARGUMENT", "A tag's key has more than 36 characters.")
+TAG_LIST_INVALID = Fault("KMS.0412", 400, "INVALID_ARGUMENT", "The list of tags is not valid: {reason}.")
+TAG_VALUES_EXCEEDED = Fault(
+    "KMS.0413", 400, "INVALID_ARGUMENT", "The values of a tag are not valid: {reason}."
+)
+TAGS_INVALID = Fault("KMS.0414", 400, "INVALID_ARGUMENT", "The tag is not valid: {reason}.")
+MATCHES_INVALID = Fault("KMS.0415", 400, "INVALID_ARGUMENT", "The matches are not valid: {reason}.")
+TAG_NOT_FOUND = Fault("KMS.0416", 404, "NOT_FOUND", "The key has no such tag: {key}.")
+OFFSET_INVALID = Fault(
+    "KMS.0417", 400, "INVALID_ARGUMENT", "The offset is not valid: a number from 0 is due."
+)
+OFFSET_REFUSED = Fault("KMS.0418", 400, "INVALID_ARGUMENT", "Counting takes no offset.")
 
 # Data and data keys
 RANDOM_LENGTH_INVALID = Fault(

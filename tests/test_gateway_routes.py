@@ -13,15 +13,6 @@ _TABLE = Path(__file__).parents[1] / ".." / "shared" / "dew" / "kms-operations.t
 
 # Operations of DEW that come with later subjects, by that subject.
 _NOT_YET = {
-    "aliases": ["associate_alias", "create_alias", "delete_alias", "list_aliases"],
-    "tags": [
-        "batch_create_kms_tags",
-        "create_kms_tag",
-        "delete_tag",
-        "list_kms_by_tags",
-        "list_kms_tags",
-        "show_kms_tags",
-    ],
     "grants": ["cancel_grant", "cancel_self_grant", "create_grant", "list_grants", "list_retirable_grants"],
     "rotation": [
         "disable_key_rotation",

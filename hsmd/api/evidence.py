@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import Message
 
-from hsmd.api.methods import Method
+from hsmd.api.methods import Method, canonical_uri
 from hsmd.config import UnixListener
 from hsmd.domain import identity
 from hsmd.domain.core import Core
@@ -135,8 +135,6 @@ def _check_route(canonical: bytes, method: Method, request: Message) -> None:
     """The signed verb and path must be this call's: a gateway can't use them for another one."""
     verb, _, rest = canonical.decode("utf-8", "replace").partition("\n")
     path = rest.partition("\n")[0]
-    for route, pattern in method.routes:
-        found = pattern.fullmatch(path) if verb == route else None
-        if found and all(unquote(text) == getattr(request, name) for name, text in found.groupdict().items()):
-            return
+    if any(verb == own and path == canonical_uri(template, request) for own, template in method.routes):
+        return
     raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

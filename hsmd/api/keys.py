@@ -33,7 +33,7 @@ def create_key(call: Call, request: pb.CreateKeyRequest) -> pb.CreateKeyResponse
 def describe_key(call: Call, request: pb.DescribeKeyRequest) -> pb.DescribeKeyResponse:
     """DEW: describe-key."""
     keys.check_sequence(request.sequence)
-    return pb.DescribeKeyResponse(key_info=_key(call, keys.describe_key(call, request.key_id)))
+    return pb.DescribeKeyResponse(key_info=key_details(call, keys.describe_key(call, request.key_id)))
 
 
 def list_keys(call: Call, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
@@ -48,7 +48,7 @@ def list_keys(call: Call, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
     )
     return pb.ListKeysResponse(
         keys=[key.id for key in page.keys],
-        key_details=[_key(call, key) for key in page.keys],
+        key_details=[key_details(call, key) for key in page.keys],
         next_marker="" if page.next_marker is None else str(page.next_marker),
         truncated=page.next_marker is not None,
         total=page.total,
@@ -103,7 +103,8 @@ def _status(key: Key) -> pb.KeyStatus:
     return pb.KeyStatus(key_id=key.id, key_state=key.state)  # type: ignore[arg-type]  # DEW's number is the enum's
 
 
-def _key(call: Call, key: Key) -> pb.Key:
+def key_details(call: Call, key: Key) -> pb.Key:
+    """A key as DEW describes it."""
     return pb.Key(
         key_id=key.id,
         domain_id=key.domain_id,

@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One rpc: `routes` holds (verb, pattern of the canonical URI) for what a signature may name."""
+    """One rpc: `routes` holds (verb, path template), for what a signature may name."""
 
     name: str
     action: str
@@ -34,7 +34,7 @@ class Method:
     access: int
     request: type[Message]
     check: Check
-    routes: tuple[tuple[str, re.Pattern[str]], ...]
+    routes: tuple[tuple[str, str], ...]
 
     @property
     def open(self) -> bool:
@@ -66,22 +66,27 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
         )
 
 
-def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, re.Pattern[str]]]:
+def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, str]]:
     rule = descriptor.GetOptions().Extensions[annotations_pb2.http]
     for each in (rule, *rule.additional_bindings):
         verb = each.WhichOneof("pattern")
         if verb:
-            yield verb.upper(), _canonical_pattern(getattr(each, verb))
+            yield verb.upper(), getattr(each, verb)
 
 
-def _canonical_pattern(template: str) -> re.Pattern[str]:
-    """A pattern of the canonical URI: each segment percent-encoded, a slash at the end."""
-    segments = []
+def canonical_uri(template: str, request: Any) -> str | None:
+    """The path that a caller signs for this request: segments percent-encoded, a slash at the end.
+
+    A slash within a variable stands there like any other. None where two variables have one: such a path
+    could be read in more than one way.
+    """
+    path, slashed = "/", 0
     for segment in template.strip("/").split("/"):
         variable = _VARIABLE.fullmatch(segment)
-        segments.append(f"(?P<{variable[1]}>[^/]+)" if variable else re.escape(quote(segment, safe="~")))
-    path = "/".join(segments)
-    return re.compile(f"/{path}/" if path else "/")
+        text = str(getattr(request, variable[1])) if variable else segment
+        slashed += "/" in text
+        path += quote(text, safe="/~") + "/" if text else ""
+    return path if slashed <= 1 else None
 
 
 def checker(descriptor: Descriptor) -> Check:

@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from hsmd.cli.ctl import data, files, host, keys, outcome, output
+from hsmd.cli.ctl import aliases, data, files, host, keys, outcome, output, tags
 from hsmd.cli.ctl.context import Context, Group, pass_context
 
 _FILE = click.Path(path_type=Path)
@@ -59,7 +59,15 @@ def cli(
     context.json, context.debug = as_json, debug
 
 
-for _command in (keys.keys, files.files, host.db, host.status, host.completion):
+for _command in (
+    keys.keys,
+    aliases.aliases,
+    tags.tags,
+    files.files,
+    host.db,
+    host.status,
+    host.completion,
+):
     cli.add_command(_command)
 for _command in (data.encrypt, data.decrypt, data.random):
     cli.add_command(_command)

@@ -11,10 +11,28 @@ import grpc
 
 from hsmd.client.errors import REQUEST_ID, SetupError, from_rpc
 from hsmd.pb.options.v1 import options_pb2
-from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, identity_pb2, keys_pb2, service_pb2
+from hsmd.pb.v1 import (
+    aliases_pb2,
+    crypto_pb2,
+    datakeys_pb2,
+    deletion_pb2,
+    identity_pb2,
+    keys_pb2,
+    service_pb2,
+    tags_pb2,
+)
 
 _PROJECT_ID = "hsmd-project-id"
-_MODULES = (crypto_pb2, datakeys_pb2, deletion_pb2, identity_pb2, keys_pb2, service_pb2)
+_MODULES = (
+    aliases_pb2,
+    crypto_pb2,
+    datakeys_pb2,
+    deletion_pb2,
+    identity_pb2,
+    keys_pb2,
+    service_pb2,
+    tags_pb2,
+)
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
 _RETRY = {
     "maxAttempts": 5,

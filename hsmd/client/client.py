@@ -10,6 +10,7 @@ from typing import Self
 from hsmd.client.calls import Calls, open_channel
 from hsmd.client.errors import SetupError
 from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, service_pb2
+from hsmd.pb.v1.aliases_pb2_grpc import AliasesStub
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
@@ -24,6 +25,7 @@ from hsmd.pb.v1.keys_pb2 import (
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
+from hsmd.pb.v1.tags_pb2_grpc import TagsStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
 _LARGEST_PAGE = 1000
@@ -38,8 +40,8 @@ class Client:
     instead of the target's host; `deadline` is in seconds, for each call. Wherever a `key_id` is taken it
     may be a key id, alias/NAME or an alias URN.
 
-    `keys`, `crypto`, `data_keys`, `deletion`, `identity` and `service` are the generated stubs, for
-    what has no method here. Every call raises ApiError; making a Client raises SetupError.
+    `keys`, `aliases`, `tags`, `crypto`, `data_keys`, `deletion`, `identity` and `service` are the generated
+    stubs, for what has no method here. Every call raises ApiError; making a Client raises SetupError.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Client:
         self._channel = open_channel(target, ca=ca, certificate=certificate, key=key, server_name=server_name)
         calls = Calls(self._channel, deadline=deadline, project_id=project_id)
         self.keys = KeysStub(calls)
+        self.aliases = AliasesStub(calls)
+        self.tags = TagsStub(calls)
         self.crypto = CryptoStub(calls)
         self.data_keys = DataKeysStub(calls)
         self.deletion = DeletionStub(calls)

@@ -19,7 +19,7 @@ from hsmd.errors import (
     KEY_STATE_REFUSED,
     Error,
 )
-from hsmd.store import Tx, keys
+from hsmd.store import Tx, aliases, keys
 from hsmd.store.keys import Key
 
 # DEW's key states.
@@ -28,8 +28,14 @@ _STATE_NAMES = {1: "pending activation", PENDING_IMPORT: "pending import", FROZE
 
 ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
     "KMS Administrator": ("kms:*",),
-    "KMS CMKFullAccess": ("kms:cmk:*", "kms:dek:*", "kms:grant:*", "kms:cmkTag:*"),
-    "KMS CMKReadOnlyAccess": ("kms:cmk:get*", "kms:cmk:list*", "kms:grant:list*", "kms:cmkTag:list*"),
+    "KMS CMKFullAccess": ("kms:cmk:*", "kms:dek:*", "kms:grant:*", "kms:cmkTag:*", "kms:alias:*"),
+    "KMS CMKReadOnlyAccess": (
+        "kms:cmk:get*",
+        "kms:cmk:list*",
+        "kms:grant:list*",
+        "kms:cmkTag:list*",
+        "kms:alias:list*",
+    ),
 }
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -66,14 +72,9 @@ def alias_of(call: Call, reference: str) -> str | None:
 
 def key(call: Call, reference: str) -> Key:
     """The caller's key by id, alias or URN, from the cache; any state but destroyed."""
-    core, project = call.core, call.caller.project_id
     alias = alias_of(call, reference)
-    if alias is None:
-        row = core.cache.get(reference, "key", lambda: _load(call, reference))
-    else:
-        # An alias is looked up afresh: it may move from key to key, and its row is then in the cache.
-        with call.read() as tx:
-            row = keys.get_key_by_alias(tx, project, alias)
+    key_id = reference if alias is None else _named(call, alias)
+    row = None if key_id is None else call.core.cache.get(key_id, "key", lambda: _load(call, key_id))
     return _own(call, row)
 
 
@@ -82,7 +83,7 @@ def key_for_change(call: Call, tx: Tx, reference: str) -> Key:
     alias = alias_of(call, reference)
     if alias is None:
         return _own(call, keys.get_key(tx, reference))
-    return _own(call, keys.get_key_by_alias(tx, call.caller.project_id, alias))
+    return _own(call, aliases.resolve(tx, call.caller.project_id, alias))
 
 
 def usable(key: Key) -> Key:
@@ -94,6 +95,18 @@ def usable(key: Key) -> Key:
     if key.state == PENDING_DELETION:
         raise Error(KEY_PENDING_DELETION, key=key.id)
     raise Error(KEY_STATE_REFUSED, key=key.id, state=_STATE_NAMES.get(key.state, str(key.state)))
+
+
+def _named(call: Call, alias: str) -> str | None:
+    """The id of the key that the alias names, kept until the change feed tells that it names another."""
+    project = call.caller.project_id
+
+    def look_up() -> str | None:
+        with call.read() as tx:
+            row = aliases.resolve(tx, project, alias)
+        return None if row is None else row.id
+
+    return call.core.cache.get(aliases.change_id(project, alias), "key id", look_up)
 
 
 def _load(call: Call, key_id: str) -> Key | None:

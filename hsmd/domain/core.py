@@ -10,7 +10,7 @@ from hsmd.caller import Caller
 from hsmd.config import Limits
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
-from hsmd.store import Store, Tx, keys
+from hsmd.store import Store, Tx, aliases, keys
 
 Row = TypeVar("Row")
 
@@ -103,7 +103,7 @@ class Core:
             self._seen_version = version
 
     def _evict(self, subject: str, identifier: str) -> None:
-        if subject == keys.SUBJECT:
+        if subject in (keys.SUBJECT, aliases.SUBJECT):
             self.cache.evict(identifier)
         else:  # identities hang together (users, roles, projects), and change seldom
             self.cache.evict_all()

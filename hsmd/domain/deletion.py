@@ -5,6 +5,7 @@ from dataclasses import replace
 from hsmd.domain import access, keys
 from hsmd.domain.core import Call
 from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
+from hsmd.store import aliases, tags
 from hsmd.store import keys as rows
 from hsmd.store.keys import Key
 
@@ -43,7 +44,7 @@ def due(call: Call) -> list[Key]:
 
 
 def destroy(call: Call, key_id: str) -> bool:
-    """Destroy a due key's material; its record stays as a tombstone. False when it is not due (any more)."""
+    """Destroy a due key's material, free its names; a tombstone stays. False when it is not due."""
     now = call.core.clock()
     with call.core.store.read() as tx:
         if not _is_due(rows.get_key(tx, key_id), now):
@@ -53,6 +54,8 @@ def destroy(call: Call, key_id: str) -> bool:
         if key is None or not _is_due(key, now):
             raise Error(NOT_PENDING_DELETION, key=key_id)
         rows.destroy_versions(tx, key.id, now)
+        aliases.release(tx, key)
+        tags.release(tx, key.id)
         rows.update_key(tx, replace(key, state=access.DESTROYED))
         call.resource = key.id
     return True

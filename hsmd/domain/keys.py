@@ -26,7 +26,7 @@ from hsmd.errors import (
     SPEC_INVALID,
     Error,
 )
-from hsmd.store import Tx, keys, sequences
+from hsmd.store import Tx, aliases, keys, sequences
 from hsmd.store.keys import Key, KeyVersion
 
 # Services that have a default key in each project, made when they first use it. DEW: default keys.
@@ -142,7 +142,9 @@ def update_alias(call: Call, reference: str, alias: str) -> Key:
     """DEW: update-key-alias."""
     check_alias(alias)
     with call.change() as tx:
-        return _save(tx, replace(_renamable_key(call, tx, reference), alias=alias))
+        key = _renamable_key(call, tx, reference)
+        aliases.left(tx, key.project_id, key.alias)
+        return _save(tx, replace(key, alias=alias))
 
 
 def update_description(call: Call, reference: str, description: str) -> Key:

@@ -5,7 +5,7 @@ engine.py    SQLite and PostgreSQL set up
 schema.py    the tables; migrations/ builds them, migrate.py runs that
 seals.py     sealed rows
 faults.py    foreign errors become ours
-keys.py, identity.py, sequences.py, leases.py    one subject each: its records and functions
+keys.py, aliases.py, tags.py, identity.py, sequences.py, leases.py    one subject each: records, functions
 """
 
 from hsmd.store.core import Seal, Store, Tx

@@ -84,6 +84,9 @@ _by_id = _KEYS.where(KEYS.c.id == bindparam("key_id"))
 _by_alias = _KEYS.where(
     KEYS.c.project_id == bindparam("project_id"), KEYS.c.alias == bindparam("alias"), LIVING
 )
+_alias_row = select(schema.ALIASES.c.key_id).where(
+    schema.ALIASES.c.project_id == bindparam("project_id"), schema.ALIASES.c.alias == bindparam("alias")
+)
 _due = (
     _KEYS.where(PENDING_DELETION, KEYS.c.deletion_date <= bindparam("now"))
     .order_by(KEYS.c.deletion_date)
@@ -193,6 +196,8 @@ def _filtered(query: Select[Any], state: int | None, spec: str | None) -> Select
 
 
 def _with_alias(tx: Tx, key: Key, change: Any) -> None:
+    if tx.connection.execute(_alias_row, {"project_id": key.project_id, "alias": key.alias}).first():
+        raise Error(ALIAS_IN_USE, alias=key.alias)
     # The drivers tell which rule was hurt in different ways, so the store is asked who has the alias. The
     # savepoint keeps PostgreSQL's transaction usable for that.
     try:
