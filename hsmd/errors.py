@@ -77,6 +77,37 @@ KEY_USED_UP = Fault(
     "FAILED_PRECONDITION",
     "The key {key} is used up: version {version} has encrypted its 2^32 messages. Rotate it or use another.",
 )
+
+# Rotation
+EXTERNAL_NOT_ROTATED = Fault(
+    "KMS.0312", 400, "FAILED_PRECONDITION", "The key {key} is not rotated: its material was imported."
+)
+ROTATION_IS_OFF = Fault("KMS.0313", 400, "FAILED_PRECONDITION", "Rotation is not enabled for the key {key}.")
+ASYMMETRIC_NOT_ROTATED = Fault(
+    "KMS.0324", 400, "FAILED_PRECONDITION", "The key {key} is not rotated: it is asymmetric."
+)
+KEYSTORE_NOT_ROTATED = Fault(
+    "KMS.0338", 400, "FAILED_PRECONDITION", "The key {key} is not rotated: it is in a custom keystore."
+)
+HMAC_KEY_REFUSED = Fault("KMS.0341", 400, "FAILED_PRECONDITION", "The HMAC key {key} does not support this.")
+ROTATION_IS_ON = Fault(
+    "KMS.2901", 400, "FAILED_PRECONDITION", "Rotation is already enabled for the key {key}."
+)
+INTERVAL_INVALID = Fault(
+    "KMS.3001", 400, "INVALID_ARGUMENT", "rotation_interval is not valid: 30 to 365 days are due."
+)
+
+# Grants
+GRANT_REFUSED = Fault("KMS.0306", 403, "PERMISSION_DENIED", "You have no right to this grant: {reason}.")
+GRANT_ALONE = Fault("KMS.2401", 400, "INVALID_ARGUMENT", "The operations can't be create-grant alone.")
+PRINCIPAL_INVALID = Fault("KMS.2402", 400, "INVALID_ARGUMENT", "The {name} is not valid: {reason}.")
+GRANTS_EXCEEDED = Fault(
+    "KMS.2404", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} grants of a key is used up."
+)
+GRANT_ID_INVALID = Fault("KMS.2501", 400, "INVALID_ARGUMENT", "The grant_id is not valid: {reason}.")
+GRANT_NOT_FOUND = Fault("KMS.2502", 400, "NOT_FOUND", "The key {key} has no such grant.")
+
+# Names and limits of keys
 ALIAS_INVALID = Fault("KMS.1101", 400, "INVALID_ARGUMENT", "The key_alias is not valid: {reason}.")
 DESCRIPTION_INVALID = Fault(
     "KMS.1103", 400, "INVALID_ARGUMENT", "The key_description is not valid: {reason}."

@@ -2,8 +2,11 @@
 
 python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
 python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
+python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
+python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hsmd import config
-from hsmd.daemon import wiring
+from hsmd.daemon import warden, wiring
+from hsmd.domain.core import Core
 from hsmd.store import identity, keys
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
@@ -35,7 +39,23 @@ def _due(tx: Tx, key_id: str) -> None:
     keys.update_key(tx, replace(key, deletion_date=1))
 
 
-_ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due}
+def _alter(tx: Tx, key_id: str, fields: str) -> None:
+    key = keys.get_key(tx, key_id)
+    assert key is not None
+    keys.update_key(tx, replace(key, **json.loads(fields)))
+
+
+def _rotations(core: Core, settings: config.Settings, days: str) -> None:
+    """The warden's own job, with a clock of another day."""
+    core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
+    audit = wiring.open_audit(settings, "warden-of-another-day")
+    try:
+        warden.carry_out_rotations(core, audit)
+    finally:
+        audit.close()
+
+
+_ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter": _alter}
 
 
 def _main(path: str, action: str, *words: str) -> None:
@@ -43,8 +63,11 @@ def _main(path: str, action: str, *words: str) -> None:
     core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
     core.token.connect()
     try:
-        with core.store.write() as tx:
-            _ACTIONS[action](tx, *words)
+        if action == "rotations":
+            _rotations(core, settings, *words)
+        else:
+            with core.store.write() as tx:
+                _ACTIONS[action](tx, *words)
     finally:
         core.store.close()
         core.token.close()

@@ -121,4 +121,5 @@ def key_details(call: Call, key: Key) -> pb.Key:
         origin=_ORIGINS.number(key.origin),  # type: ignore[arg-type]  # a number of this enum
         sys_enterprise_project_id=key.enterprise_project_id,
         keystore_id=keys.DEFAULT_KEYSTORE,
+        key_rotation_enabled=key.rotation_days is not None,
     )

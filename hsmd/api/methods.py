@@ -31,6 +31,7 @@ class Method:
     action: str
     event: str
     resource: str
+    grant: str
     access: int
     request: type[Message]
     check: Check
@@ -41,6 +42,11 @@ class Method:
         """Whether anybody may call it."""
         return self.access == options_pb2.OPEN
 
+    @property
+    def deferred(self) -> bool:
+        """Whether something else may allow what the caller's roles don't: a grant, or being a party."""
+        return bool(self.grant) or self.access == options_pb2.PARTY
+
 
 def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, Method]]:
     """The service's methods. Raises ValueError for one without event, or without a needed action."""
@@ -49,7 +55,7 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
         name = f"{service.full_name}/{descriptor.name}"
         if not options.event:
             raise ValueError(f"{name}: the option event is missing")
-        if (options.access == options_pb2.PERMITTED) != bool(options.action):
+        if (options.access in (options_pb2.PERMITTED, options_pb2.PARTY)) != bool(options.action):
             raise ValueError(f"{name}: a permitted method needs an action, any other must have none")
         yield (
             descriptor,
@@ -58,6 +64,7 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 action=options.action,
                 event=options.event,
                 resource=options.resource,
+                grant=options.grant,
                 access=options.access,
                 request=message_factory.GetMessageClass(descriptor.input_type),
                 check=checker(descriptor.input_type),

@@ -88,7 +88,7 @@ class Pipeline:
             metadata = dict(context.invocation_metadata())
             caller = Caller("anonymous", request_id=_request_id(metadata))
             record = _Record(self._audit, method, self._process, started)
-            call = Call(self._core, caller, lambda: record.write(call, "OK"))
+            call = Call(self._core, caller, lambda: record.write(call, "OK"), grant=method.grant)
             answer, error = b"", None
             try:
                 answer = self._serve(method, serve, call, raw, context, metadata)
@@ -130,9 +130,16 @@ class Pipeline:
             project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
             call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
         if method.action:
-            access.permit(call.caller, method.action)
-        method.check(request)
-        return serve(call, request).SerializeToString()
+            access.permit(call, method.action, deferred=method.deferred)
+        try:
+            method.check(request)
+            answer = serve(call, request)
+        except Error:
+            if call.refused:
+                access.check_refused(call, str(getattr(request, method.resource, "")))
+            raise
+        call.check_allowed()
+        return answer.SerializeToString()
 
 
 class _Record:

@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from hsmd.cli.ctl import aliases, data, files, host, keys, outcome, output, tags
+from hsmd.cli.ctl import aliases, data, files, grants, host, keys, outcome, output, rotation, tags
 from hsmd.cli.ctl.context import Context, Group, pass_context
 
 _FILE = click.Path(path_type=Path)
@@ -63,12 +63,15 @@ for _command in (
     keys.keys,
     aliases.aliases,
     tags.tags,
+    grants.grants,
     files.files,
     host.db,
     host.status,
     host.completion,
 ):
     cli.add_command(_command)
+for _command in (rotation.rotate, rotation.rotation):
+    keys.keys.add_command(_command)
 for _command in (data.encrypt, data.decrypt, data.random):
     cli.add_command(_command)
 

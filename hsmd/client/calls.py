@@ -16,8 +16,10 @@ from hsmd.pb.v1 import (
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
+    grants_pb2,
     identity_pb2,
     keys_pb2,
+    rotation_pb2,
     service_pb2,
     tags_pb2,
 )
@@ -28,8 +30,10 @@ _MODULES = (
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
+    grants_pb2,
     identity_pb2,
     keys_pb2,
+    rotation_pb2,
     service_pb2,
     tags_pb2,
 )

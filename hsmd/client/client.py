@@ -15,6 +15,7 @@ from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
 from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
+from hsmd.pb.v1.grants_pb2_grpc import GrantsStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
 from hsmd.pb.v1.keys_pb2 import (
     Key,
@@ -24,6 +25,7 @@ from hsmd.pb.v1.keys_pb2 import (
     UpdateKeyDescriptionResponse,
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
+from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
 
@@ -40,8 +42,9 @@ class Client:
     instead of the target's host; `deadline` is in seconds, for each call. Wherever a `key_id` is taken it
     may be a key id, alias/NAME or an alias URN.
 
-    `keys`, `aliases`, `tags`, `crypto`, `data_keys`, `deletion`, `identity` and `service` are the generated
-    stubs, for what has no method here. Every call raises ApiError; making a Client raises SetupError.
+    `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `deletion`, `identity` and
+    `service` are the generated stubs, for what has no method here. Every call raises ApiError; making a
+    Client raises SetupError.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Client:
         self.keys = KeysStub(calls)
         self.aliases = AliasesStub(calls)
         self.tags = TagsStub(calls)
+        self.rotation = RotationStub(calls)
+        self.grants = GrantsStub(calls)
         self.crypto = CryptoStub(calls)
         self.data_keys = DataKeysStub(calls)
         self.deletion = DeletionStub(calls)

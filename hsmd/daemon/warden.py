@@ -14,10 +14,12 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import Settings
 from hsmd.daemon import wiring
-from hsmd.domain import deletion
+from hsmd.domain import deletion, rotation
 from hsmd.domain.core import Call, Core
-from hsmd.errors import Error
-from hsmd.store import leases
+from hsmd.errors import UNAVAILABLE, Error
+from hsmd.store import SealBroken, leases
+from hsmd.store import keys as rows
+from hsmd.store.keys import Key
 
 _ROUND_SECONDS = 5.0
 _LEASE_MILLIS = 60_000
@@ -54,19 +56,20 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
 
 def do_jobs(core: Core, audit: Log, holder: str) -> None:
     """One round of every job whose lease is to be had."""
-    now = core.clock()
-    with core.store.write() as tx:
-        mine = leases.take(tx, "due deletions", holder, now, now + _LEASE_MILLIS)
-    if mine:
-        core.refresh()
-        carry_out_deletions(core, audit)
+    for name, job in _JOBS.items():
+        now = core.clock()
+        with core.store.write() as tx:
+            mine = leases.take(tx, name, holder, now, now + _LEASE_MILLIS)
+        if mine:
+            core.refresh()
+            job(core, audit)
 
 
 def carry_out_deletions(core: Core, audit: Log) -> int:
     """Destroy every key whose day has come; how many went."""
     gone = 0
-    for key in deletion.due(_system_call(core, audit)):
-        call = _system_call(core, audit, key.domain_id, key.project_id, key.id)
+    for key in deletion.due(_system_call(core, audit, "deleteKey", "warden/due-deletions")):
+        call = _system_call(core, audit, "deleteKey", "warden/due-deletions", key)
         try:
             gone += deletion.destroy(call, key.id)
         except Error as error:  # one key's trouble is not the others'
@@ -74,15 +77,36 @@ def carry_out_deletions(core: Core, audit: Log) -> int:
     return gone
 
 
-def _system_call(
-    core: Core, audit: Log, domain_id: str = "", project_id: str = "", resource: str = ""
-) -> Call:
+def carry_out_rotations(core: Core, audit: Log) -> int:
+    """Rotate every key whose day has come; how many did."""
+    event = ("rotateKey", "warden/due-rotations")
+    turned = 0
+    for key_id in rotation.due(_system_call(core, audit, *event)):
+        try:
+            with core.store.read() as tx:
+                key = rows.get_key(tx, key_id)
+            turned += rotation.rotate_due(_system_call(core, audit, *event, key), key_id)
+        except (Error, SealBroken) as error:  # one key's trouble is not the others'
+            log.warning("key %s is due but was not rotated: %s", key_id, error)
+            if isinstance(error, Error) and error.fault is UNAVAILABLE:
+                break  # no key will do better in this round
+    return turned
+
+
+# By the names of their leases. A job that was cut short goes on in the next round.
+_JOBS: dict[str, Callable[[Core, Log], int]] = {
+    "due deletions": carry_out_deletions,
+    "due rotations": carry_out_rotations,
+}
+
+
+def _system_call(core: Core, audit: Log, event: str, method: str, key: Key | None = None) -> Call:
     started = time.monotonic()
     caller = Caller(
         kind="system",
         user_name="warden",
-        domain_id=domain_id,
-        project_id=project_id,
+        domain_id=key.domain_id if key else "",
+        project_id=key.project_id if key else "",
         source="local",
         request_id=uuid.uuid4().hex,
     )
@@ -90,14 +114,15 @@ def _system_call(
     def before_commit() -> None:
         record = of_call(
             caller,
-            event="deleteKey",
-            method="warden/due-deletions",
+            event=event,
+            method=method,
             result="OK",
-            resource=resource,
-            key_version=0,
+            resource=call.resource,
+            key_version=call.key_version,
             process="warden",
             seconds=time.monotonic() - started,
         )
         audit.append(record, timeout=_AUDIT_SECONDS)
 
-    return Call(core, caller, before_commit, resource)
+    call = Call(core, caller, before_commit, key.id if key else "")  # named: the record tells of it
+    return call

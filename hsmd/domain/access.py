@@ -2,9 +2,14 @@
 
 Roles are those of the DEW permission pages; their actions are in `dew/iam-actions.tsv`. Default is deny.
 A key of another project and a key that does not exist look the same: KMS.0207.
+
+A grant opens one key to one user or domain for some operations. A call of a method that declares its grant
+operation may so reach a key of another project, and a key that no role of the caller's would let it use.
 """
 
 import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
 
@@ -19,7 +24,8 @@ from hsmd.errors import (
     KEY_STATE_REFUSED,
     Error,
 )
-from hsmd.store import Tx, aliases, keys
+from hsmd.store import Tx, aliases, grants, keys
+from hsmd.store.grants import Grant
 from hsmd.store.keys import Key
 
 # DEW's key states.
@@ -38,6 +44,14 @@ ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Kinds of grantees.
+USER, DOMAIN = "user", "domain"
+
+Entitled = Callable[[Caller, Grant], bool]
+Rights = dict[tuple[str, str], frozenset[str]]
+"""Granted operations by (kind of grantee, its id)."""
+
+_NONE: frozenset[str] = frozenset()
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ALIAS = re.compile(r"alias/([a-zA-Z0-9:/_-]{1,255})")
 _URN = re.compile(r"kms:([^:]{1,64}):([0-9a-f]{32}):alias:([a-zA-Z0-9:/_-]{1,255})")
@@ -48,10 +62,26 @@ def _allows(role: str, action: str) -> bool:
     return any(fnmatchcase(action, pattern) for pattern in ROLE_ACTIONS.get(role, ()))
 
 
-def permit(caller: Caller, action: str) -> None:
-    """Raises Error(ACTION_REFUSED) unless a role of the caller's allows the action."""
-    if not any(_allows(role, action) for role in caller.roles):
-        raise Error(ACTION_REFUSED, action=action)
+def permit(call: Call, action: str, *, deferred: bool = False) -> None:
+    """Raises Error(ACTION_REFUSED) unless a role of the caller's allows the action.
+
+    `deferred` keeps the refusal in the call: it counts unless a grant allows the call.
+    """
+    if not any(_allows(role, action) for role in call.caller.roles):
+        if not deferred:
+            raise Error(ACTION_REFUSED, action=action)
+        call.refused = action
+
+
+def check_refused(call: Call, reference: str) -> None:
+    """Raises Error(ACTION_REFUSED) for a refused call that no grant allows, whatever else is wrong with it.
+
+    `reference` is the key that it names, or "".
+    """
+    with suppress(Error):
+        if not call.granted and reference:
+            key(call, reference)
+    call.check_allowed()
 
 
 def alias_of(call: Call, reference: str) -> str | None:
@@ -71,7 +101,10 @@ def alias_of(call: Call, reference: str) -> str | None:
 
 
 def key(call: Call, reference: str) -> Key:
-    """The caller's key by id, alias or URN, from the cache; any state but destroyed."""
+    """The caller's key by id, alias or URN, or by id one that is granted, from the cache.
+
+    Any state but destroyed.
+    """
     alias = alias_of(call, reference)
     key_id = reference if alias is None else _named(call, alias)
     row = None if key_id is None else call.core.cache.get(key_id, "key", lambda: _load(call, key_id))
@@ -82,8 +115,26 @@ def key_for_change(call: Call, tx: Tx, reference: str) -> Key:
     """The same inside a change: read in its transaction, so that nobody else changes it meanwhile."""
     alias = alias_of(call, reference)
     if alias is None:
-        return _own(call, keys.get_key(tx, reference))
-    return _own(call, aliases.resolve(tx, call.caller.project_id, alias))
+        return _own(call, keys.get_key(tx, reference), tx)
+    return _own(call, aliases.resolve(tx, call.caller.project_id, alias), tx)
+
+
+def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitled: Entitled) -> Key:
+    """The key for a change of its grant: by the grant itself, for whom it entitles, else as any change.
+
+    Who is entitled by the grant needs no other right, and names the key by its id.
+    """
+    if grant is not None and grant.key_id == reference and entitled(call.caller, grant):
+        row = keys.get_key(tx, reference)
+        if row is not None and _lives(call, row):
+            call.resource, call.granted = row.id, True
+            return row
+    return key_for_change(call, tx, reference)
+
+
+def is_grantee(caller: Caller, grant: Grant) -> bool:
+    """Whether the grant is given to the caller, or to its domain."""
+    return (grant.grantee_type, grant.grantee) in ((USER, caller.user_id), (DOMAIN, caller.domain_id))
 
 
 def usable(key: Key) -> Key:
@@ -114,11 +165,52 @@ def _load(call: Call, key_id: str) -> Key | None:
         return keys.get_key(tx, key_id)
 
 
-def _own(call: Call, row: Key | None) -> Key:
-    if row is None or row.project_id != call.caller.project_id or row.state == DESTROYED or _due(call, row):
+def _own(call: Call, row: Key | None, tx: Tx | None = None) -> Key:
+    """The row, if the caller's roles count for it, or a grant does."""
+    if row is None or not _lives(call, row):
+        call.check_allowed()
         raise Error(KEY_NOT_FOUND)
+    if row.project_id != call.caller.project_id or call.refused:
+        _check_granted(call, row, tx)
     call.resource = row.id
     return row
+
+
+def _check_granted(call: Call, row: Key, tx: Tx | None) -> None:
+    """Marks the call as granted. Else it gets what it would if there were no such key, or no grants."""
+    if call.grant:
+        rights = _rights(call, row.id, tx)
+        by_user = rights.get((USER, call.caller.user_id), _NONE)
+        by_domain = rights.get((DOMAIN, call.caller.domain_id), _NONE)
+        if call.grant in by_user or call.grant in by_domain:
+            call.granted = True
+            return
+    if call.refused:
+        raise Error(ACTION_REFUSED, action=call.refused)
+    raise Error(KEY_NOT_FOUND)
+
+
+def _rights(call: Call, key_id: str, tx: Tx | None) -> Rights:
+    if tx is not None:
+        return _summed(grants.grants_of_key(tx, key_id))
+
+    def load() -> Rights:
+        with call.read() as tx:
+            return _summed(grants.grants_of_key(tx, key_id))
+
+    return call.core.cache.get(key_id, "grants", load) or {}
+
+
+def _summed(found: Iterable[Grant]) -> Rights:
+    rights: Rights = {}
+    for grant in found:
+        grantee = (grant.grantee_type, grant.grantee)
+        rights[grantee] = rights.get(grantee, _NONE) | frozenset(grant.operations.split())
+    return rights
+
+
+def _lives(call: Call, row: Key) -> bool:
+    return row.state != DESTROYED and not _due(call, row)
 
 
 def _due(call: Call, row: Key) -> bool:

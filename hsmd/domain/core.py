@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.errors import ACTION_REFUSED, Error
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
 from hsmd.store import Store, Tx, aliases, keys
@@ -116,6 +117,9 @@ class Call:
 
     `before_commit` runs when all of a change stands and before it is committed: the place where the audit
     record is written, so that a change and its record happen together or not at all.
+
+    `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
+    caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
     """
 
     core: Core
@@ -123,6 +127,14 @@ class Call:
     before_commit: Callable[[], None]
     resource: str = ""
     key_version: int = 0
+    grant: str = ""
+    refused: str = ""
+    granted: bool = False
+
+    def check_allowed(self) -> None:
+        """Raises Error(ACTION_REFUSED) when neither roles nor anything else have allowed the call."""
+        if self.refused and not self.granted:
+            raise Error(ACTION_REFUSED, action=self.refused)
 
     def read(self) -> AbstractContextManager[Tx]:
         """A consistent look at the store."""
@@ -133,3 +145,4 @@ class Call:
         """A change of the store, committed with its audit record when the block ends."""
         with self.core.store.write(before_commit=self.before_commit) as tx:
             yield tx
+            self.check_allowed()

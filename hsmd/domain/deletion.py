@@ -5,7 +5,7 @@ from dataclasses import replace
 from hsmd.domain import access, keys
 from hsmd.domain.core import Call
 from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
-from hsmd.store import aliases, tags
+from hsmd.store import aliases, grants, tags
 from hsmd.store import keys as rows
 from hsmd.store.keys import Key
 
@@ -54,6 +54,7 @@ def destroy(call: Call, key_id: str) -> bool:
         if key is None or not _is_due(key, now):
             raise Error(NOT_PENDING_DELETION, key=key_id)
         rows.destroy_versions(tx, key.id, now)
+        grants.delete_of_key(tx, key.id)
         aliases.release(tx, key)
         tags.release(tx, key.id)
         rows.update_key(tx, replace(key, state=access.DESTROYED))

@@ -103,12 +103,7 @@ def describe_key(call: Call, reference: str) -> Key:
 
 def list_keys(call: Call, *, limit: int | None, marker: int | None, state: int = 0, spec: str = "") -> Page:
     """The project's keys from position `marker` on, oldest first. DEW: list-keys."""
-    limit = _PAGE if limit is None else limit
-    marker = 0 if marker is None else marker
-    if not 1 <= limit <= _LARGEST_PAGE:
-        raise Error(LIMIT_INVALID)
-    if marker < 0:
-        raise Error(MARKER_INVALID)
+    limit, marker = page_bounds(limit, marker)
     if spec not in ("", "ALL") and spec not in KEY_SPECS:
         raise Error(SPEC_INVALID, reason=f"ALL, {', '.join(KEY_SPECS)} are due")
     wanted_spec = None if spec in ("", "ALL") else spec
@@ -118,6 +113,17 @@ def list_keys(call: Call, *, limit: int | None, marker: int | None, state: int =
         total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec)
     after = marker + len(rows)
     return Page(rows, total, after if rows and after < total else None)
+
+
+def page_bounds(limit: int | None, marker: int | None, usual: int = _PAGE) -> tuple[int, int]:
+    """(how many, from which position) of a list; `usual` many when nothing is said."""
+    limit = usual if limit is None else limit
+    marker = 0 if marker is None else marker
+    if not 1 <= limit <= _LARGEST_PAGE:
+        raise Error(LIMIT_INVALID)
+    if marker < 0:
+        raise Error(MARKER_INVALID)
+    return limit, marker
 
 
 def enable_key(call: Call, reference: str) -> Key:

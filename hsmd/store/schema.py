@@ -163,6 +163,7 @@ KEYS = Table(
 
 LIVING: ColumnElement[bool] = KEYS.c.state != literal_column("0")  # 0: destroyed, the record is a tombstone
 PENDING_DELETION: ColumnElement[bool] = KEYS.c.state == literal_column("4")
+ENABLED: ColumnElement[bool] = KEYS.c.state == literal_column("2")
 
 
 def _partial(name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
@@ -239,7 +240,7 @@ GRANTS = Table(
     Column("grantee", ID, nullable=False, index=True),
     Column("grantee_type", TEXT, nullable=False),
     Column("retiring", ID, nullable=False, index=True),
-    Column("issuing", ID, nullable=False),
+    Column("issuing", ID, nullable=False, index=True),
     Column("operations", TEXT, nullable=False),  # sorted, separated by a space
     Column("created", MILLIS, nullable=False),
     _seal(),

@@ -84,6 +84,7 @@ def _of_keys() -> None:
     )
     op.create_index("ix_grants_grantee", "grants", ["grantee"])
     op.create_index("ix_grants_retiring", "grants", ["retiring"])
+    op.create_index("ix_grants_issuing", "grants", ["issuing"])
     op.create_index("ix_grants_list", "grants", ["key_id", "created", "id"])
 
 
