@@ -136,7 +136,8 @@ def by_token(core: Core, text: str) -> Identity:
         raise Error(TOKEN_INVALID) from error
     signed, mac = raw[: _TOKEN.size], raw[_TOKEN.size :]
     computed = core.token.hmac(core.token.find(CREDENTIAL_KEY_LABEL), signed)
-    if magic != _TOKEN_MAGIC or not hmac.compare_digest(computed, mac):
+    canonical = base64.urlsafe_b64encode(raw).decode() == text  # one token has one spelling
+    if magic != _TOKEN_MAGIC or not canonical or not hmac.compare_digest(computed, mac):
         raise Error(TOKEN_INVALID)
     if expires <= core.clock():
         raise Error(TOKEN_EXPIRED)
