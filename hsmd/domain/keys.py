@@ -86,7 +86,7 @@ def create_key(
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
         quota = call.core.limits.keys_per_project
-        if keys.count_keys(tx, key.project_id, custom_only=True) >= quota:
+        if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
             raise Error(QUOTA_EXCEEDED, quota=quota)
         keys.insert_key(tx, key, version)
         if sequence:
