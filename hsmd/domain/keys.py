@@ -26,6 +26,7 @@ from hsmd.errors import (
     SPEC_INVALID,
     Error,
 )
+from hsmd.keyring import with_token_key
 from hsmd.store import Tx, keys, sequences
 from hsmd.store.keys import Key, KeyVersion
 
@@ -231,7 +232,7 @@ def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
         key_id=key.id,
         version=key.current_version,
         algorithm=row.name,
-        wrapped=token.generate(row, token.find(ROOT_KEY_LABEL)),
+        wrapped=with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(row, root)),
         root_label=ROOT_KEY_LABEL,
         created=key.created,
         destroyed=None,
