@@ -8,14 +8,15 @@ operations.py  what is done with keys
 probe.py       what the token can do, by doing it
 connection.py  from loading to a probed login, under a lock between processes
 calls.py       who is inside the module, until when
+handles.py     what callers hold for an object in the token
 link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
 token.py       the door: Token
 """
 
 from hsmd.hsm.address import Address, AddressError, parse_address
-from hsmd.hsm.desk import Handle
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.token import Token

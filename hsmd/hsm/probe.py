@@ -34,7 +34,7 @@ class Found:
     key_wrap: Mechanism | None
 
 
-class _Wrong(Exception):  # noqa: N818  # names what is found
+class _Wrong(Exception):  # noqa: N818 -- named for what is found
     """The token answered, but not what the standard says."""
 
 

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import cast
 
-from pkcs11 import Attribute, Mechanism, ObjectClass
+from pkcs11 import Attribute, Mechanism, NoSuchKey, ObjectClass
 from pkcs11.types import Session
 
 from hsmd.algorithms import KeyAlgorithm
@@ -15,8 +16,9 @@ from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
 from hsmd.hsm.connection import Connection, locked
-from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.module import Template
 from hsmd.hsm.probe import Capability
@@ -122,11 +124,15 @@ class Token:
             known = connection.labelled.get(label)
             if known is None:
                 found = _objects(desk.session, label)
+                if not found and label in connection.seen:
+                    # SoftHSM2 whose folder was away keeps these objects dead: only a new connection helps.
+                    raise self._link.lost(connection, NoSuchKey(f"no key labelled {label} any more"))
                 if len(found) != 1:
                     count = len(found) or "no"
                     raise Error(UNAVAILABLE, reason=f"the HSM holds {count} keys labelled {label}")
-                known = connection.labelled[label] = found[0][0]
-            return Handle(connection.generation, known)
+                known = connection.labelled[label] = connection.handles.admit(found[0][0])
+                connection.seen.add(label)
+            return known
 
     def labels(self) -> list[str]:
         """The labels of all secret keys that persist in the token, sorted."""
@@ -137,7 +143,7 @@ class Token:
         """The key check value (CKA_CHECK_VALUE) in hexadecimal; "" when the token keeps none."""
         with self._call(handle) as desk:
             module = desk.connection.module
-            value = module.read(desk.session, handle.value, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
+            value = module.read(desk.session, desk.object, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
             return value.hex()
 
     # Session objects
@@ -148,7 +154,7 @@ class Token:
             made = desk.connection.module.generate(
                 desk.session, templates.GENERATORS[row.kind], templates.newborn(row)
             )
-            return self._wrapped(desk, root, made)
+            return self._wrapped(desk, made)
 
     def wrap_value(self, row: KeyAlgorithm, value: bytes, root: Handle) -> bytes:
         """A key of this value, `row.bits` long, wrapped by the root key. Raises ValueError otherwise."""
@@ -156,7 +162,7 @@ class Token:
             raise ValueError(f"{row.name} has {row.bits} bits")
         with self._call(root) as desk:
             made = desk.connection.module.create(desk.session, templates.imported(row, value))
-            return self._wrapped(desk, root, made)
+            return self._wrapped(desk, made)
 
     def unwrap(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> Handle:
         """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
@@ -168,35 +174,46 @@ class Token:
                 key = connection.module.unwrap(
                     connection.anchor,
                     _key_wrap(connection),
-                    root.value,
+                    desk.object,
                     wrapped,
                     templates.at_work(row),
                 )
             finally:
                 connection.anchor_lock.release()
-            return Handle(connection.generation, key)
+            return connection.handles.admit(key)
 
     def destroy(self, handle: Handle) -> None:
-        """Forget a loaded key; a handle that is gone, with the connection or by itself, is well."""
-        with suppress(ObjectGone, Error), self._call(handle) as desk:
-            desk.connection.module.destroy(desk.session, handle.value)
+        """Unload a key; from now on it is refused. What is gone already, alone or with the token, is well.
+
+        Its object goes when no thread uses it any more, at the latest at the keeper's next turn. Not for
+        keys that persist: ValueError.
+        """
+        connection = self._link.live
+        if connection is None or handle.generation != connection.generation:
+            return
+        if handle in connection.labelled.values():
+            raise ValueError("a key that persists in the token is not unloaded")
+        token_handle = connection.handles.withdraw(handle)
+        if token_handle is not None:
+            connection.handles.withdrawn.append((handle, token_handle))
+            self._destroy_withdrawn()
 
     def encrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM: the ciphertext and its 16-byte tag. `iv`: 12 bytes, never twice with one key."""
         with self._call(key) as desk:
-            return operations.encrypt(desk.session, key.value, iv, data, aad)
+            return operations.encrypt(desk.session, desk.object, iv, data, aad)
 
     def decrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM of ciphertext and tag. Raises BadData unless data, `iv`, `aad` and key belong together."""
         if len(data) < operations.TAG_BYTES:
             raise BadData("shorter than a tag")
         with self._call(key, blob=True) as desk:
-            return operations.decrypt(desk.session, key.value, iv, data, aad)
+            return operations.decrypt(desk.session, desk.object, iv, data, aad)
 
     def hmac(self, key: Handle, data: bytes) -> bytes:
         """HMAC-SHA-256, 32 bytes."""
         with self._call(key) as desk:
-            return operations.hmac(desk.session, key.value, data)
+            return operations.hmac(desk.session, desk.object, data)
 
     def random(self, size: int) -> bytes:
         """Random bytes from the token's generator."""
@@ -217,11 +234,29 @@ class Token:
     def _call(self, key: Handle, *, blob: bool = False) -> Desk:
         return self._desk().call(key, blob=blob)
 
+    def _destroy_withdrawn(self) -> None:
+        """Destroy what was withdrawn, but for what a thread is inside with; whatever the caller's time."""
+        desk = self._desk()
+        until, desk.until = desk.until, inf
+        try:
+            # Gone already, or the token is lost, and its objects with it; or another thread took the last.
+            with suppress(ObjectGone, Error, IndexError), desk.call():
+                withdrawn = desk.connection.handles.withdrawn
+                for _ in range(len(withdrawn)):
+                    handle, token_handle = withdrawn.pop(0)
+                    if any(each.uses(handle) for each in list(self._desks)):
+                        withdrawn.append((handle, token_handle))
+                    else:
+                        desk.connection.module.destroy(desk.session, token_handle)
+        finally:
+            desk.until = until
+
     def _ping(self) -> None:
-        """The keeper's turn: use the token, and close the sessions of threads that ended."""
+        """The keeper's turn: use the token, and tidy up what others left behind."""
         desk = self._desk()
         desk.limit = min(_PING_LIMIT, desk.limit)
         self.alive()
+        self._destroy_withdrawn()
         with self._desks_lock:
             ended = [each for each in self._desks if not each.thread.is_alive()]
             self._desks = [each for each in self._desks if each.thread.is_alive()]
@@ -243,10 +278,10 @@ class Token:
             finally:
                 session.close()
 
-    def _wrapped(self, desk: Desk, root: Handle, key: int) -> bytes:
+    def _wrapped(self, desk: Desk, key: int) -> bytes:
         connection = desk.connection
         try:
-            return operations.wrap(desk.session, _key_wrap(connection), root.value, key)
+            return operations.wrap(desk.session, _key_wrap(connection), desk.object, key)
         finally:
             connection.module.destroy(desk.session, key)
 
