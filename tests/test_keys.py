@@ -217,7 +217,7 @@ def test_urns_of_other_places_name_nothing(stand: Stand, client: Client) -> None
         "kms:local-1:" + "0" * 32 + ":key:x",
         "k" * 5000,
         "' OR 1=1 --",
-        "\0",
+        "\x7f",
     ],
 )
 def test_references_that_are_none(client: Client, rest: Operation, reference: str) -> None:
