@@ -12,6 +12,7 @@ lets one thread in at a time.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -40,8 +41,8 @@ pytestmark = pytest.mark.skipif(
 class Server:
     """The process in which the module runs; each client gets a child process of it."""
 
-    def __init__(self, made: DevToken, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, made: DevToken, path: Path) -> None:
+        self.socket = path
         self._made = made
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +57,11 @@ class Server:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        eventually(self.socket.exists)
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def signal(self, number: signal.Signals) -> None:
         """Send it to the server and its children, which are its process group."""

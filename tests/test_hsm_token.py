@@ -5,6 +5,7 @@ import hmac
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -310,6 +311,27 @@ def test_an_answer_after_the_callers_time_is_dropped(token: Token) -> None:
         desk.until = 0.0  # the time passes inside the module
     assert late.value.fault is DEADLINE
     assert token.status().state == "connected"
+
+
+def test_a_key_loaded_too_late_is_not_left_behind(token: Token) -> None:
+    root = token.find("root")
+    blob = token.generate(AES_256, root)
+    before = dict(live(token).handles.objects)
+    with live(token).anchor_lock, ThreadPoolExecutor(1) as pool:
+
+        def load() -> None:
+            with token.within(0.2):
+                token.unwrap(AES_256, blob, root)
+
+        loading = pool.submit(load)
+        time.sleep(0.4)
+        live(token).anchor_lock.release()
+        with pytest.raises(Error) as late:
+            loading.result()
+        live(token).anchor_lock.acquire()
+    assert late.value.fault is DEADLINE
+    assert live(token).handles.objects == before
+    eventually(lambda: not live(token).handles.withdrawn)
 
 
 def test_a_forked_child_is_refused_and_the_parent_goes_on(token: Token) -> None:

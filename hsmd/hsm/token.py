@@ -166,21 +166,15 @@ class Token:
 
     def unwrap(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> Handle:
         """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
-        with self._call(root, blob=True) as desk:
-            connection = desk.connection
-            if not connection.anchor_lock.acquire(timeout=desk.limit):
-                raise Error(UNAVAILABLE, reason="the HSM does not answer")
-            try:
-                key = connection.module.unwrap(
-                    connection.anchor,
-                    _key_wrap(connection),
-                    desk.object,
-                    wrapped,
-                    templates.at_work(row),
-                )
-            finally:
-                connection.anchor_lock.release()
-            return connection.handles.admit(key)
+        made: Handle | None = None
+        try:
+            with self._call(root, blob=True) as desk:
+                made = self._unwrapped(desk, row, wrapped)
+        except Error:
+            if made is not None:  # it came too late for the caller, and nobody else knows of it
+                self.destroy(made)
+            raise
+        return made
 
     def destroy(self, handle: Handle) -> None:
         """Unload a key; from now on it is refused. What is gone already, alone or with the token, is well.
@@ -191,7 +185,7 @@ class Token:
         connection = self._link.live
         if connection is None or handle.generation != connection.generation:
             return
-        if handle in connection.labelled.values():
+        if handle in tuple(connection.labelled.values()):  # a copy: other threads add to it
             raise ValueError("a key that persists in the token is not unloaded")
         token_handle = connection.handles.withdraw(handle)
         if token_handle is not None:
@@ -277,6 +271,18 @@ class Token:
                 desk.connection.module.generate(session, mechanism, template)
             finally:
                 session.close()
+
+    def _unwrapped(self, desk: Desk, row: KeyAlgorithm, wrapped: bytes) -> Handle:
+        connection = desk.connection
+        if not connection.anchor_lock.acquire(timeout=desk.limit):
+            raise Error(UNAVAILABLE, reason="the HSM does not answer")
+        try:
+            key = connection.module.unwrap(
+                connection.anchor, _key_wrap(connection), desk.object, wrapped, templates.at_work(row)
+            )
+        finally:
+            connection.anchor_lock.release()
+        return connection.handles.admit(key)
 
     def _wrapped(self, desk: Desk, key: int) -> bytes:
         connection = desk.connection
