@@ -1,4 +1,4 @@
-"""The audit log can't be written, the store is locked or was changed: refusals, and recovery without restart."""
+"""The audit log can't be written, the store is locked or changed: refusals, recovery without restart."""
 
 import os
 import resource
