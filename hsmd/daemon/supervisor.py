@@ -32,6 +32,7 @@ _STEADY_SECONDS = 30.0
 _GRACE_MARGIN = 5.0
 _POLL_SECONDS = 0.02
 _READY = b"R"
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Supervisor:
         for end in (wake, signalled):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(signalled)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDINGS:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
@@ -165,16 +166,19 @@ def _fork(body: Body, ready: int | None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    # Held back until the child has let go of our handlers, which would swallow a SIGTERM meant for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
         return pid
     code = 1
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
         if os.getppid() == parent:
             code = body(partial(_tell, ready))
     except (ConfigError, TokenRefused, StoreError) as error:
@@ -206,14 +210,20 @@ def reserved_port(address: str, port: int, table: str) -> Iterator[None]:
     Workers bind with SO_REUSEPORT, which would let two daemons share a port without a word. So it is bound
     exclusively first, then with SO_REUSEPORT but without listening, which keeps others' exclusive binds out.
     """
+    with _bound(address, port, table):
+        yield
+
+
+def _bound(address: str, port: int, table: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
-        with socket.socket(family, socket.SOCK_STREAM) as holder:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((address, port))
-            yield
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((address, port))
     except OSError as error:
+        holder.close()
         raise ConfigError(f"{table}: can't listen on {address}:{port}: {error.strerror}") from error
+    return holder
