@@ -17,7 +17,7 @@ from hsmd.daemon import wiring
 from hsmd.domain import deletion
 from hsmd.domain.core import Call, Core
 from hsmd.errors import Error
-from hsmd.store import leases
+from hsmd.store import SealBroken, leases
 
 _ROUND_SECONDS = 5.0
 _LEASE_MILLIS = 60_000
@@ -65,39 +65,30 @@ def do_jobs(core: Core, audit: Log, holder: str) -> None:
 def carry_out_deletions(core: Core, audit: Log) -> int:
     """Destroy every key whose day has come; how many went."""
     gone = 0
-    for key in deletion.due(_system_call(core, audit)):
-        call = _system_call(core, audit, key.domain_id, key.project_id, key.id)
+    for key_id in deletion.due(_system_call(core, audit)):
         try:
-            gone += deletion.destroy(call, key.id)
-        except Error as error:  # one key's trouble is not the others'
-            log.warning("key %s is due but was not destroyed: %s", key.id, error)
+            gone += deletion.destroy(_system_call(core, audit), key_id)
+        except (Error, SealBroken) as error:  # one key's trouble is not the others'
+            log.error("key %s is due but was not destroyed: %s", key_id, error)  # noqa: TRY400 -- says all
     return gone
 
 
-def _system_call(
-    core: Core, audit: Log, domain_id: str = "", project_id: str = "", resource: str = ""
-) -> Call:
+def _system_call(core: Core, audit: Log) -> Call:
     started = time.monotonic()
-    caller = Caller(
-        kind="system",
-        user_name="warden",
-        domain_id=domain_id,
-        project_id=project_id,
-        source="local",
-        request_id=uuid.uuid4().hex,
-    )
+    caller = Caller(kind="system", user_name="warden", source="local", request_id=uuid.uuid4().hex)
 
     def before_commit() -> None:
         record = of_call(
-            caller,
+            call.caller,
             event="deleteKey",
             method="warden/due-deletions",
             result="OK",
-            resource=resource,
+            resource=call.resource,
             key_version=0,
             process="warden",
             seconds=time.monotonic() - started,
         )
         audit.append(record, timeout=_AUDIT_SECONDS)
 
-    return Call(core, caller, before_commit, resource)
+    call = Call(core, caller, before_commit)
+    return call

@@ -36,14 +36,17 @@ def cancel(call: Call, reference: str) -> Key:
         return key
 
 
-def due(call: Call) -> list[Key]:
-    """Keys whose day has come."""
+def due(call: Call) -> list[str]:
+    """Ids of keys whose day has come."""
     with call.read() as tx:
         return rows.due_deletions(tx, call.core.clock())
 
 
 def destroy(call: Call, key_id: str) -> bool:
-    """Destroy a due key's material; its record stays as a tombstone. False when it is not due (any more)."""
+    """Destroy a due key's material; its record stays as a tombstone. False when it is not due (any more).
+
+    Raises SealBroken for a row that was changed: it stays, with its material.
+    """
     now = call.core.clock()
     with call.core.store.read() as tx:
         if not _is_due(rows.get_key(tx, key_id), now):
@@ -55,6 +58,7 @@ def destroy(call: Call, key_id: str) -> bool:
         rows.destroy_versions(tx, key.id, now)
         rows.update_key(tx, replace(key, state=access.DESTROYED))
         call.resource = key.id
+        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
     return True
 
 
