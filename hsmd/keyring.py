@@ -11,9 +11,25 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from hsmd.algorithms import BY_NAME
+from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import BadData, Handle, ObjectGone, Token
 
 Result = TypeVar("Result")
+
+
+def with_token_key(token: Token, label: str, operation: Callable[[Handle], Result]) -> Result:
+    """Run the operation on the token object labelled so; finds it anew and repeats once when it is gone.
+
+    Raises what the operation raises, and Error(UNAVAILABLE) when the token is away or has no such key.
+    """
+    try:
+        return operation(token.find(label))
+    except ObjectGone:
+        pass  # of an earlier connection, perhaps
+    try:
+        return operation(token.find(label))
+    except ObjectGone as error:
+        raise Error(UNAVAILABLE, reason=f"the HSM lost {label} while it was used") from error
 
 
 class WrappedKey(Protocol):
@@ -47,15 +63,22 @@ class Keyring:
         return len(self._loaded)
 
     def use(self, owner: str, version: int, key: WrappedKey, operation: Callable[[Handle], Result]) -> Result:
-        """Run the operation on the key's handle; loads the key when it is not there, repeats once.
+        """Run the operation on the key's handle; loads the key when it is not there, or no longer.
 
         Raises what the operation raises, and Error(UNAVAILABLE) when the token is away.
         """
-        try:
-            return self._run(owner, version, key, operation)
-        except ObjectGone:
-            self._drop((owner, version))
-        return self._run(owner, version, key, operation)
+        slot = (owner, version)
+        with self._lock:
+            handle = self._loaded.get(slot)
+            generation = self._generation
+            if handle is not None:
+                self._loaded.move_to_end(slot)
+        if handle is not None:
+            try:
+                return operation(handle)
+            except ObjectGone:
+                self._drop(slot, handle)
+        return self._use_anew(slot, key, operation, generation)
 
     def forget(self, owner: str) -> None:
         """Unload every version of the owner's."""
@@ -75,31 +98,31 @@ class Keyring:
             self._versions.clear()
         self._destroy(gone)
 
-    def _run(
-        self, owner: str, version: int, key: WrappedKey, operation: Callable[[Handle], Result]
+    def _use_anew(
+        self,
+        slot: tuple[str, int],
+        key: WrappedKey,
+        operation: Callable[[Handle], Result],
+        generation: int,
     ) -> Result:
-        slot = (owner, version)
-        with self._lock:
-            handle = self._loaded.get(slot)
-            generation = self._generation
-            if handle is not None:
-                self._loaded.move_to_end(slot)
-        if handle is not None:
-            return operation(handle)
+        """Load the key, use it, and only then let others have it: nobody can forget it meanwhile."""
         handle = self._load(slot, key)
-        kept = self._keep(slot, handle, generation)
         try:
             return operation(handle)
+        except ObjectGone as error:
+            raise Error(UNAVAILABLE, reason="the HSM lost a key while it was used") from error
         finally:
-            if not kept:
+            if not self._keep(slot, handle, generation):
                 self._token.destroy(handle)
 
     def _load(self, slot: tuple[str, int], key: WrappedKey) -> Handle:
         if key.wrapped is None:
             raise LookupError(f"version {slot[1]} of {slot[0]} has no material")
-        root = self._token.find(key.root_label)
+        algorithm, wrapped = BY_NAME[key.algorithm], key.wrapped
         try:
-            return self._token.unwrap(BY_NAME[key.algorithm], key.wrapped, root)
+            return with_token_key(
+                self._token, key.root_label, lambda root: self._token.unwrap(algorithm, wrapped, root)
+            )
         except BadData as error:  # the store's fault, never the caller's
             raise LookupError(f"version {slot[1]} of {slot[0]} is not wrapped by {key.root_label}") from error
 
@@ -118,11 +141,12 @@ class Keyring:
         self._destroy(evicted)
         return True
 
-    def _drop(self, slot: tuple[str, int]) -> None:
+    def _drop(self, slot: tuple[str, int], handle: Handle) -> None:
         with self._lock:
-            handle = self._loaded.pop(slot, None)
-            self._unlist(slot)
-        self._destroy([handle] if handle else [])
+            if self._loaded.get(slot) == handle:
+                del self._loaded[slot]
+                self._unlist(slot)
+        self._destroy([handle])
 
     def _unlist(self, slot: tuple[str, int]) -> None:
         versions = self._versions.get(slot[0])

@@ -141,3 +141,25 @@ def listed(client: Client, **wanted: Any) -> keys_pb2.ListKeysResponse:
 
 Operation = Callable[[str, object], Answer]
 """A KMS operation over REST: name and body."""
+
+
+# The calls that name a key, each with what else it needs.
+KEY_CALLS: dict[str, Callable[[Client, str], object]] = {
+    "describe-key": lambda client, key: client.describe_key(key),
+    "disable-key": lambda client, key: client.disable(key),
+    "enable-key": lambda client, key: client.enable(key),
+    "update-key-alias": lambda client, key: client.rename(key, fresh()),
+    "update-key-description": lambda client, key: client.set_description(key, "other"),
+    "schedule-key-deletion": lambda client, key: client.schedule_deletion(key, 7),
+    "cancel-key-deletion": lambda client, key: client.cancel_deletion(key),
+    "encrypt-data": lambda client, key: client.encrypt(key, b"x"),
+    "create-datakey": lambda client, key: client.create_data_key(key),
+    "encrypt-datakey": lambda client, key: client.encrypt_data_key(key, b"x" * 32),
+    "decrypt-datakey": lambda client, key: client.decrypt_data_key(key, b"x" * 140),
+    "decrypt-data": lambda client, key: client.decrypt(b"x" * 140, key_id=key),
+}
+
+
+def urn(stand: Stand, alias: str) -> str:
+    """The alias as a URN of the development domain."""
+    return f"kms:{stand.dev.region}:{stand.dev.domain_id}:alias:{alias}"

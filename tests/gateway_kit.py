@@ -58,6 +58,7 @@ class Daemon:
     seen: list[tuple[str, bytes, dict[str, str | bytes]]] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
     port: int = 0
+    connection_age: int = 2**31 - 1  # milliseconds until clients are told to reconnect
     _server: grpc.Server | None = None
 
     def start(self) -> None:
@@ -70,7 +71,11 @@ class Daemon:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(16),
             handlers=[_Handler(self)],
-            options=[("grpc.so_reuseport", 1), ("grpc.max_metadata_size", 65536)],
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_metadata_size", 65536),
+                ("grpc.max_connection_age_ms", self.connection_age),
+            ],
         )
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         self._server.start()

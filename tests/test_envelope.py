@@ -39,8 +39,8 @@ class Blob:
 
     @classmethod
     def of(cls, raw: bytes) -> "Blob":
-        fields: tuple[Any, ...] = HEADER.unpack(raw[:124])
-        return cls(*fields, body=raw[124:])
+        fields: list[Any] = [*HEADER.unpack(raw[:124]), raw[124:]]
+        return cls(*fields)
 
     def packed(self) -> bytes:
         fields = (

@@ -402,6 +402,27 @@ class TestTheDaemonGoesAndComes:
             hold.set()
         assert (answer.status, answer.json["error"]["error_code"]) == (503, "KMS.0104")
 
+    def test_being_told_to_reconnect_costs_no_call(self, tmp_path: Path, authority: Authority) -> None:
+        create = f"/v1.0/{PROJECT}/kms/create-key"
+        daemon = Daemon(authority, lambda *_: b"", connection_age=300)
+        daemon.start()
+        rest = Rest(tmp_path, authority, daemon.port).start()
+        found: list[int] = []
+
+        def call() -> None:
+            connection = rest.connect()
+            while len(daemon.peers) < 24:  # four channels, each new several times
+                connection.request("POST", create, b'{"key_alias": "a"}', TOKEN)
+                response = connection.getresponse()
+                response.read()
+                found.append(response.status)
+
+        for each in [in_background(call) for _ in range(4)]:
+            each.result(60)
+        assert set(found) == {200}
+        rest.stop()
+        daemon.stop()
+
     @pytest.mark.parametrize(("operation", "status"), [("encrypt-data", 200), ("create-key", 503)])
     def test_only_what_may_be_repeated_is_sent_again(
         self, tmp_path: Path, authority: Authority, operation: str, status: int

@@ -127,8 +127,8 @@ def test_due_deletions_are_those_pending_and_due(store: Store) -> None:
         make_key(5, state=3),
     )
     with store.read() as tx:
-        assert [key.id for key in due_deletions(tx, 200)] == ["key-2", "key-1"]
-        assert [key.id for key in due_deletions(tx, 200, limit=1)] == ["key-2"]
+        assert due_deletions(tx, 200) == ["key-2", "key-1"]
+        assert due_deletions(tx, 200, limit=1) == ["key-2"]
         assert due_deletions(tx, 99) == []
 
 

@@ -53,7 +53,12 @@ def list_projects(call: Call, request: pb.ListProjectsRequest) -> pb.ListProject
     return pb.ListProjectsResponse(
         projects=[
             pb.ListProjectsResponse.Project(
-                id=each.id, name=each.name, domain_id=each.domain_id, parent_id=each.domain_id, enabled=True
+                id=each.id,
+                name=each.name,
+                domain_id=each.domain_id,
+                parent_id=each.domain_id,
+                enabled=True,
+                links=pb.Links(),
             )
             for each in found
         ],
@@ -64,7 +69,12 @@ def list_projects(call: Call, request: pb.ListProjectsRequest) -> pb.ListProject
 def list_domains(call: Call, request: pb.ListDomainsRequest) -> pb.ListDomainsResponse:
     """IAM: GET /v3/auth/domains."""
     domain = identity.own_domain(call)
-    found = [pb.ListDomainsResponse.Domain(id=domain.id, name=domain.name, enabled=True)] if domain else []
+    found = []
+    if domain:
+        described = pb.ListDomainsResponse.Domain(
+            id=domain.id, name=domain.name, enabled=True, links=pb.Links()
+        )
+        found.append(described)
     return pb.ListDomainsResponse(domains=found, links=pb.Links())
 
 
@@ -72,6 +82,6 @@ def list_regions(call: Call, request: pb.ListRegionsRequest) -> pb.ListRegionsRe
     """IAM: GET /v3/regions."""
     name = call.core.region
     region = pb.ListRegionsResponse.Region(
-        id=name, type="private", locales=pb.ListRegionsResponse.Locales(en_us=name)
+        id=name, type="private", locales=pb.ListRegionsResponse.Locales(en_us=name), links=pb.Links()
     )
     return pb.ListRegionsResponse(regions=[region], links=pb.Links())

@@ -114,6 +114,8 @@ def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
         yield _presence(field, name)
     if options.max:
         yield _bound(field.name, name, options.max, options.fault)
+    if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+        yield _text(field.name, name, options.fault)
     if field.enum_type is not None and not field.is_repeated:
         yield _known(field.name, name, frozenset(field.enum_type.values_by_number), options.fault)
     if field.message_type is not None and not field.is_repeated:
@@ -137,6 +139,17 @@ def _presence(field: FieldDescriptor, name: str) -> Check:
     def check(message: Any) -> None:
         if not (message.HasField(attribute) if tracked else getattr(message, attribute)):
             raise Error(PARAMETER_MISSING, name=name)
+
+    return check
+
+
+def _text(attribute: str, name: str, code: str) -> Check:
+    """Not every store keeps a NUL in its texts (PostgreSQL does not), and no name of ours has one."""
+    fault = BY_CODE[code] if code else PARAMETER_INVALID
+
+    def check(message: Any) -> None:
+        if "\0" in getattr(message, attribute):
+            raise Error(fault, name=name, reason="a NUL character may not stand there")
 
     return check
 

@@ -8,6 +8,7 @@ from hsmd import __version__
 from hsmd.api.convert import timestamp
 from hsmd.domain.core import ROOT_KEY_LABEL, Call
 from hsmd.errors import NO_SUCH_API, Error
+from hsmd.keyring import with_token_key
 from hsmd.pb.v1 import service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Service"]
@@ -38,7 +39,9 @@ class Status:
         since = Timestamp()
         since.FromDatetime(token.since)
         connected = token.state == "connected"
-        check_value = core.token.check_value(core.token.find(ROOT_KEY_LABEL)) if connected else "unknown"
+        check_value = (
+            with_token_key(core.token, ROOT_KEY_LABEL, core.token.check_value) if connected else "unknown"
+        )
         return pb.GetStatusResponse(
             version=__version__,
             region=core.region,

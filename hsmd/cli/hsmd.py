@@ -34,22 +34,18 @@ def hsmd() -> None:
 @_config_option
 def serve(path: Path) -> None:
     """Run the daemon in the foreground: workers, warden, and the supervisor that keeps them."""
-    from hsmd.daemon import supervisor  # noqa: PLC0415: each command loads what it needs
+    from hsmd.daemon import serving  # each command loads what it needs
 
-    sys.exit(supervisor.serve(config.load(path)))
+    sys.exit(serving.serve(config.load(path)))
 
 
 @hsmd.command()
 @_config_option
 def gateway(path: Path) -> None:
     """Run the REST gateway in the foreground."""
-    from hsmd.daemon import logs  # noqa: PLC0415: each command loads what it needs
-    from hsmd.daemon.notify import notify  # noqa: PLC0415: each command loads what it needs
-    from hsmd.gateway import server  # noqa: PLC0415: each command loads what it needs
+    from hsmd.daemon import serving  # each command loads what it needs
 
-    settings = config.load(path)
-    logs.configure(settings.log, "gateway")
-    sys.exit(server.run(settings, lambda: notify("READY=1")))
+    sys.exit(serving.serve_gateway(config.load(path)))
 
 
 @hsmd.command()
@@ -66,7 +62,7 @@ def init(
 
     Prints the user's password and access key as JSON, once.
     """
-    from hsmd.daemon import setup, wiring  # noqa: PLC0415: each command loads what it needs
+    from hsmd.daemon import setup, wiring  # each command loads what it needs
 
     settings = config.load(path)
     password = secrets.token_urlsafe(18)
@@ -85,8 +81,8 @@ def init(
 
 def main() -> None:
     """Run; a fault ends with one line on standard error: 78 for configuration and HSM, 1 for the rest."""
-    from hsmd.hsm import TokenRefused  # noqa: PLC0415: `hsmd --version` needs no PKCS#11
-    from hsmd.store import StoreError  # noqa: PLC0415: nor SQL
+    from hsmd.hsm import TokenRefused  # `hsmd --version` needs no PKCS#11
+    from hsmd.store import StoreError  # nor SQL
 
     try:
         hsmd(standalone_mode=False)

@@ -72,7 +72,7 @@ def open_channel(
         ("grpc.service_config", service_config()),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: clients spread over workers
         ("grpc.initial_reconnect_backoff_ms", 100),  # not later than the repeats above
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 5000),  # despite its name: how long one attempt may take
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]
     if target.startswith("unix:"):

@@ -1,8 +1,8 @@
-"""`hsmd serve`: reads the settings, forks workers and warden, replaces what dies, passes SIGTERM on.
+"""A supervisor: forks processes, replaces what dies, passes SIGTERM on, tells systemd when all are ready.
 
-It loads neither gRPC nor the PKCS#11 module: both must be loaded after the fork. It keeps the PIN, in
-memory only, and hands it to every process it starts. What can't get better by itself (a wrong PIN, an
-unreadable certificate) ends it with EX_CONFIG: trying a wrong PIN again would lock the token.
+What must not be shared by a fork (gRPC, the PKCS#11 module, event loops) is loaded by the processes' own
+bodies. What can't get better by itself (a wrong PIN, an unreadable certificate) ends a process, and with it
+all of them, with EX_CONFIG: trying a wrong PIN again would lock the token.
 """
 
 import ctypes
@@ -12,21 +12,17 @@ import resource
 import selectors
 import signal
 import socket
-import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from hsmd import store as stores
-from hsmd.config import ConfigError, Grpc, Settings
-from hsmd.daemon import logs, wiring
+from hsmd.config import ConfigError
 from hsmd.daemon.notify import notify
-from hsmd.domain.core import TOKEN_KEYS
 from hsmd.errors import Error
-from hsmd.hsm import Token, TokenRefused
+from hsmd.hsm import TokenRefused
 from hsmd.store import StoreError
 
 EX_FAILED, EX_CONFIG = 1, 78
@@ -36,6 +32,7 @@ _STEADY_SECONDS = 30.0
 _GRACE_MARGIN = 5.0
 _POLL_SECONDS = 0.02
 _READY = b"R"
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +53,6 @@ class Child:
     due: float = 0.0
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
-    logs.configure(settings.log, "supervisor")
-    harden()
-    pin = wiring.read_pin(settings.hsm)
-    for listener in settings.grpc.unix:
-        wiring.socket_mode(listener)
-    with _reserved_port(settings.grpc.address, settings.grpc.port):
-        return Supervisor(settings, pin).run()
-
-
 def harden() -> None:
     """No core dumps and no reading of our memory by others, for the PIN is in it; forks inherit this."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -74,19 +60,13 @@ def harden() -> None:
 
 
 class Supervisor:
-    """The processes of one daemon."""
+    """A set of processes, kept alive until SIGTERM or SIGINT."""
 
-    def __init__(self, settings: Settings, pin: wiring.Pin) -> None:
-        self._settings = settings
-        self._pin = pin
-        total = settings.grpc.workers or os.cpu_count() or 1
-        self._children = [
-            *(
-                Child(f"worker-{index}", partial(_work, settings, pin, index, total))
-                for index in range(total)
-            ),
-            Child("warden", partial(_ward, settings, pin)),
-        ]
+    def __init__(self, bodies: Mapping[str, Body], grace_seconds: float, place: str) -> None:
+        """`bodies` by process name; `place` is where they serve, for the log."""
+        self._children = [Child(name, body) for name, body in bodies.items()]
+        self._grace = grace_seconds
+        self._place = place
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._announced = False
@@ -97,13 +77,11 @@ class Supervisor:
         for end in (wake, signalled):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(signalled)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDINGS:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
-        code = _outcome(_fork(partial(_prepare, self._settings, self._pin), None))
-        if code:
-            return code
+        code = 0
         while not self._stopping:
             self._start_due()
             self._wait(wake)
@@ -138,7 +116,7 @@ class Supervisor:
             os.close(key.fd)
         if not self._announced and all(child.ready for child in self._children):
             self._announced = True
-            log.info("serving on %s port %s", self._settings.grpc.address, self._settings.grpc.port)
+            log.info("serving on %s", self._place)
             notify("READY=1")
 
     def _reap(self) -> int:
@@ -166,7 +144,7 @@ class Supervisor:
         alive = [child for child in self._children if child.pid]
         for child in alive:
             os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.grpc.grace_seconds + _GRACE_MARGIN
+        deadline = time.monotonic() + self._grace + _GRACE_MARGIN
         while alive and time.monotonic() < deadline:
             alive = [child for child in alive if os.waitpid(child.pid, os.WNOHANG)[0] == 0]
             time.sleep(_POLL_SECONDS)
@@ -177,56 +155,10 @@ class Supervisor:
         return code
 
 
-def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
-    """Check, once and in a process of its own, what every process needs: certificates, token, store."""
-    _check_certificates(settings.grpc)
-    token = wiring.open_token(settings.hsm, pin)
-    try:
-        there = _connects(token)
-        if settings.store.url.startswith("sqlite"):
-            stores.upgrade(settings.store.url)  # not beside a token without our keys
-        if there:
-            wiring.check_seals(settings, token)
-    finally:
-        token.close()
-    return 0
-
-
-def _connects(token: Token) -> bool:
-    """Whether the token is there. Raises ConfigError for one without our keys, TokenRefused."""
-    try:
-        token.connect()
-        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
-    except Error as error:
-        log.warning("starting without the token: %s", error)
-        return False
-    if missing:
-        raise ConfigError(f"the token lacks {', '.join(missing)}: a wrong token, or `hsmd init` is due")
-    return True
-
-
-def _check_certificates(settings: Grpc) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-        context.load_verify_locations(settings.client_ca)
-    except (OSError, ssl.SSLError) as error:
-        names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
-        raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
-
-
-def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
-    from hsmd.daemon import worker  # noqa: PLC0415: gRPC must be loaded after the fork
-
-    logs.configure(settings.log, f"worker-{index}")
-    return worker.run(settings, pin, index, total, ready)
-
-
-def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
-    from hsmd.daemon import warden  # noqa: PLC0415: kept like the worker's
-
-    logs.configure(settings.log, "warden")
-    return warden.run(settings, pin, ready)
+def run_once(body: Body) -> int:
+    """Run the body in a process of its own; its exit code, 128 + the number of a signal that ended it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(_fork(body, None), 0)[1])
+    return 128 - code if code < 0 else code
 
 
 def _fork(body: Body, ready: int | None) -> int:
@@ -234,16 +166,19 @@ def _fork(body: Body, ready: int | None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    # Held back until the child has let go of our handlers, which would swallow a SIGTERM meant for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
         return pid
     code = 1
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
         if os.getppid() == parent:
             code = body(partial(_tell, ready))
     except (ConfigError, TokenRefused, StoreError) as error:
@@ -251,12 +186,12 @@ def _fork(body: Body, ready: int | None) -> int:
         code = EX_CONFIG
     except Error as error:
         log.critical("%s (%s)", error, error.__cause__)
-    except BaseException:  # noqa: BLE001: a forked child must not run its parent's code
+    except BaseException:  # a forked child must not run its parent's code
         log.critical("unexpected", exc_info=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # noqa: SLF001: without the parent's atexit handlers
+        os._exit(code)  # without the parent's atexit handlers
 
 
 def _tell(ready: int | None) -> None:
@@ -264,31 +199,31 @@ def _tell(ready: int | None) -> None:
         os.write(ready, _READY)
 
 
-def _outcome(pid: int) -> int:
-    """The exit code of a process that has ended or will; 128 + its signal's number."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return 128 - code if code < 0 else code
-
-
 def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 @contextmanager
-def _reserved_port(address: str, port: int) -> Iterator[None]:
+def reserved_port(address: str, port: int, table: str) -> Iterator[None]:
     """Hold the port while workers share it. Raises ConfigError when somebody else has it.
 
     Workers bind with SO_REUSEPORT, which would let two daemons share a port without a word. So it is bound
     exclusively first, then with SO_REUSEPORT but without listening, which keeps others' exclusive binds out.
     """
+    with _bound(address, port, table):
+        yield
+
+
+def _bound(address: str, port: int, table: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
-        with socket.socket(family, socket.SOCK_STREAM) as holder:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((address, port))
-            yield
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((address, port))
     except OSError as error:
-        raise ConfigError(f"grpc: can't listen on {address}:{port}: {error.strerror}") from error
+        holder.close()
+        raise ConfigError(f"{table}: can't listen on {address}:{port}: {error.strerror}") from error
+    return holder

@@ -68,12 +68,13 @@ def do_jobs(core: Core, audit: Log, holder: str) -> None:
 def carry_out_deletions(core: Core, audit: Log) -> int:
     """Destroy every key whose day has come; how many went."""
     gone = 0
-    for key in deletion.due(_system_call(core, audit, "deleteKey", "warden/due-deletions")):
-        call = _system_call(core, audit, "deleteKey", "warden/due-deletions", key)
+    for key_id in deletion.due(_system_call(core, audit, "deleteKey", "warden/due-deletions")):
         try:
-            gone += deletion.destroy(call, key.id)
-        except Error as error:  # one key's trouble is not the others'
-            log.warning("key %s is due but was not destroyed: %s", key.id, error)
+            gone += deletion.destroy(
+                _system_call(core, audit, "deleteKey", "warden/due-deletions"), key_id
+            )
+        except (Error, SealBroken) as error:  # one key's trouble is not the others'
+            log.error("key %s is due but was not destroyed: %s", key_id, error)  # noqa: TRY400 -- says all
     return gone
 
 
@@ -113,7 +114,7 @@ def _system_call(core: Core, audit: Log, event: str, method: str, key: Key | Non
 
     def before_commit() -> None:
         record = of_call(
-            caller,
+            call.caller,
             event=event,
             method=method,
             result="OK",

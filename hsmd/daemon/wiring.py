@@ -11,7 +11,7 @@ from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.hsm import AddressError, Token, parse_address
-from hsmd.keyring import Keyring
+from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
 
 PIN_CREDENTIAL = "hsm-pin"
@@ -70,7 +70,11 @@ def open_token(
 
 def open_store(settings: Settings, token: Token) -> Store:
     """The store, its rows sealed and checked by the token's sealing key."""
-    return Store(settings.store.url, lambda content: token.hmac(token.find(SEALING_KEY_LABEL), content))
+
+    def seal(content: bytes) -> bytes:
+        return with_token_key(token, SEALING_KEY_LABEL, lambda key: token.hmac(key, content))
+
+    return Store(settings.store.url, seal)
 
 
 def check_seals(settings: Settings, token: Token) -> None:

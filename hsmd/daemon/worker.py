@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -15,9 +16,11 @@ from hsmd.api.pool import Pool
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
 from hsmd.daemon import wiring
+from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
+_PATIENCE = timedelta(minutes=1)
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +59,20 @@ class Worker:
             self._health.tell(serving=self._connected())
             for each in self._pipelines:
                 each.end_overdue()
+            if self._hopeless():
+                return EX_FAILED
         self._drain()
         return 0
+
+    def _hopeless(self) -> bool:
+        """Whether the module has held threads fast for so long that only a new process will help."""
+        status = self._core.token.status()
+        hopeless = status.state == "unresponsive" and datetime.now(UTC) - status.since > _PATIENCE
+        if hopeless:
+            log.critical(
+                "the PKCS#11 module does not answer any more: this process ends, another takes its place"
+            )
+        return hopeless
 
     def _connected(self) -> bool:
         return bool(self._core.token.status().state == "connected")

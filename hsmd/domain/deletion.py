@@ -37,14 +37,17 @@ def cancel(call: Call, reference: str) -> Key:
         return key
 
 
-def due(call: Call) -> list[Key]:
-    """Keys whose day has come."""
+def due(call: Call) -> list[str]:
+    """Ids of keys whose day has come."""
     with call.read() as tx:
         return rows.due_deletions(tx, call.core.clock())
 
 
 def destroy(call: Call, key_id: str) -> bool:
-    """Destroy a due key's material, free its names; a tombstone stays. False when it is not due."""
+    """Destroy a due key's material, free its names; a tombstone stays. False when it is not due (any more).
+
+    Raises SealBroken for a row that was changed: it stays, with its material.
+    """
     now = call.core.clock()
     with call.core.store.read() as tx:
         if not _is_due(rows.get_key(tx, key_id), now):
@@ -59,6 +62,7 @@ def destroy(call: Call, key_id: str) -> bool:
         tags.release(tx, key.id)
         rows.update_key(tx, replace(key, state=access.DESTROYED))
         call.resource = key.id
+        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
     return True
 
 

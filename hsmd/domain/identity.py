@@ -30,6 +30,7 @@ from hsmd.errors import (
     TOKEN_WITHOUT_PROJECT,
     Error,
 )
+from hsmd.keyring import with_token_key
 from hsmd.store import identity as rows
 from hsmd.store.identity import AccessKey, CertificateBinding, Domain, Project, RoleAssignment, User
 
@@ -118,7 +119,7 @@ def by_signature(core: Core, evidence: Signature) -> Identity:
     text = f"{SIGNING_ALGORITHM}\n{evidence.date}\n{hashed}".encode()
     row = core.cache.get(evidence.access_key, "access key", lambda: _access_key(core, evidence.access_key))
     if row is None:
-        computed = core.token.hmac(core.token.find(CREDENTIAL_KEY_LABEL), text)
+        computed = _credential_mac(core, text)
     else:
         computed = core.keyring.use(row.id, 0, AccessKeyMaterial(row), lambda key: core.token.hmac(key, text))
     right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
@@ -135,8 +136,9 @@ def by_token(core: Core, text: str) -> Identity:
     except (UnicodeEncodeError, binascii.Error, struct.error) as error:
         raise Error(TOKEN_INVALID) from error
     signed, mac = raw[: _TOKEN.size], raw[_TOKEN.size :]
-    computed = core.token.hmac(core.token.find(CREDENTIAL_KEY_LABEL), signed)
-    if magic != _TOKEN_MAGIC or not hmac.compare_digest(computed, mac):
+    computed = _credential_mac(core, signed)
+    canonical = base64.urlsafe_b64encode(raw).decode() == text  # one token has one spelling
+    if magic != _TOKEN_MAGIC or not canonical or not hmac.compare_digest(computed, mac):
         raise Error(TOKEN_INVALID)
     if expires <= core.clock():
         raise Error(TOKEN_EXPIRED)
@@ -194,7 +196,7 @@ def issue_token(
     expires = issued + core.limits.token_hours * _HOUR_MILLIS
     place = bytes.fromhex(project.id) if project else _NO_PROJECT
     signed = _TOKEN.pack(_TOKEN_MAGIC, bytes.fromhex(user.id), place, issued, expires, core.token.random(16))
-    mac = core.token.hmac(core.token.find(CREDENTIAL_KEY_LABEL), signed)
+    mac = _credential_mac(core, signed)
     roles = tuple(sorted(_roles_in(core, user, project.id))) if project else ()
     text = base64.urlsafe_b64encode(signed + mac).decode()
     return Token(text, issued, expires, user, home, project, roles)
@@ -294,3 +296,7 @@ def _scoped_project(call: Call, user: User, scope: Scope) -> Project | None:
         if each.id == scope.project_id or (not scope.project_id and each.name == scope.project_name):
             return each if _roles_in(call.core, user, each.id) else None
     return None
+
+
+def _credential_mac(core: Core, data: bytes) -> bytes:
+    return with_token_key(core.token, CREDENTIAL_KEY_LABEL, lambda key: core.token.hmac(key, data))

@@ -26,6 +26,7 @@ from hsmd.errors import (
     SPEC_INVALID,
     Error,
 )
+from hsmd.keyring import with_token_key
 from hsmd.store import Tx, aliases, keys, sequences
 from hsmd.store.keys import Key, KeyVersion
 
@@ -86,7 +87,7 @@ def create_key(
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
         quota = call.core.limits.keys_per_project
-        if keys.count_keys(tx, key.project_id, custom_only=True) >= quota:
+        if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
             raise Error(QUOTA_EXCEEDED, quota=quota)
         keys.insert_key(tx, key, version)
         if sequence:
@@ -239,7 +240,7 @@ def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
         key_id=key.id,
         version=key.current_version,
         algorithm=row.name,
-        wrapped=token.generate(row, token.find(ROOT_KEY_LABEL)),
+        wrapped=with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(row, root)),
         root_label=ROOT_KEY_LABEL,
         created=key.created,
         destroyed=None,

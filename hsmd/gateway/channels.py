@@ -15,6 +15,7 @@ from hsmd.gateway.failures import said_by_daemon
 from hsmd.gateway.signatures import Metadata
 
 _METADATA_BYTES = 16 * 1024
+_CONNECT_MILLISECONDS = 5000
 _RECONNECT_MILLISECONDS = 1000  # longest pause between attempts
 _READY = grpc.ChannelConnectivity.READY
 
@@ -64,7 +65,8 @@ class Channels:
             "grpc.max_receive_message_length": 2 * message_bytes,
             "grpc.max_metadata_size": _METADATA_BYTES,
             "grpc.initial_reconnect_backoff_ms": 100,
-            "grpc.min_reconnect_backoff_ms": 100,
+            # Despite its name how long one attempt may take, with TLS on a busy machine or a far network.
+            "grpc.min_reconnect_backoff_ms": _CONNECT_MILLISECONDS,
             "grpc.max_reconnect_backoff_ms": _RECONNECT_MILLISECONDS,
             **({"grpc.ssl_target_name_override": settings.daemon_name} if settings.daemon_name else {}),
         }

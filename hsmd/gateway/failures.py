@@ -22,6 +22,7 @@ _DETAILS = "grpc-status-details-bin"
 # What gRPC itself says when the daemon did not: it can't be reached, is overloaded, or is another version.
 _BY_STATUS: dict[grpc.StatusCode, Error] = {
     grpc.StatusCode.UNAVAILABLE: Error(errors.UNAVAILABLE, reason="the daemon can't be reached"),
+    grpc.StatusCode.CANCELLED: Error(errors.UNAVAILABLE, reason="the daemon is stopping"),
     grpc.StatusCode.DEADLINE_EXCEEDED: Error(errors.DEADLINE, reason="the daemon took too long"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: Error(errors.RATE_EXCEEDED, reason="the daemon is busy"),
     grpc.StatusCode.UNIMPLEMENTED: Error(errors.UNAVAILABLE, reason="the daemon does not know this call"),
@@ -53,11 +54,9 @@ def from_call(error: grpc.aio.AioRpcError, request_id: str) -> Failure:
     found = _said(error)
     if found is not None:
         return found
+    _log.warning("request %s: the call failed: %s: %s", request_id, error.code().name, error.details())
     known = _BY_STATUS.get(error.code())
-    if known is None:
-        _log.error("request %s: the call failed: %s %s", request_id, error.code(), error.details())
-        return unknown()
-    return from_error(known)
+    return unknown() if known is None else from_error(known)
 
 
 def said_by_daemon(error: grpc.aio.AioRpcError) -> bool:

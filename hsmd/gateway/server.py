@@ -78,8 +78,7 @@ def listen(gateway: Gateway) -> socket.socket:
         raise ConfigError(f"{place} is no address to listen on: {error.strerror}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if gateway.workers > 1:  # its other processes listen on the same port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # our other processes listen there too
         listener.bind(address)
         listener.listen(_BACKLOG)
         listener.setblocking(False)

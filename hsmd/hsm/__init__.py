@@ -12,6 +12,7 @@ probe.py       what the token can do, by doing it
 pair_probe.py  the same for key pairs
 connection.py  from loading to a probed login, under a lock between processes
 calls.py       who is inside the module, until when
+handles.py     what callers hold for an object in the token
 link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
 loading.py     keys on their way in and out, wrapped
@@ -20,8 +21,8 @@ token.py       the door: Token
 """
 
 from hsmd.hsm.address import Address, AddressError, parse_address
-from hsmd.hsm.desk import Handle
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.pairs import Pair
 from hsmd.hsm.probe import Capability

@@ -20,6 +20,7 @@ from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import TOKEN_FIELDS, Address
 from hsmd.hsm.faults import Sort, TokenRefused, name_of, sort_of
+from hsmd.hsm.handles import Handle, Handles
 from hsmd.hsm.module import Module
 from hsmd.hsm.pair_probe import probe_pairs
 from hsmd.hsm.probe import Found, probe
@@ -41,13 +42,15 @@ class Connection:
     """A logged-in token. `generation` counts connections; handles of another one mean nothing here."""
 
     generation: int
+    handles: Handles
     module: Module
     token: Token
     anchor: Session  # owns the login and every loaded key; one call at a time
     found: Found
     pulse: _Pulse | None
     anchor_lock: threading.Lock = field(default_factory=threading.Lock)
-    labelled: dict[str, int] = field(default_factory=dict)  # label → handle of the token object
+    labelled: dict[str, Handle] = field(default_factory=dict)  # token objects found so far
+    seen: set[str] = field(default_factory=set)  # labels of all that ever were found
 
     def open_session(self, *, write: bool = False) -> Session:
         """A session of this process's login. Raises PKCS11Error."""
@@ -82,7 +85,8 @@ def establish(
             token = _find(module.slots(), address)
             anchor = _log_in(token, pin)
             found = probe_pairs(module, anchor, probe(module, anchor))
-            return Connection(generation, module, token, anchor, found, _pulse(module, anchor))
+            pulse = _pulse(module, anchor)
+            return Connection(generation, Handles(generation), module, token, anchor, found, pulse)
         except BaseException:
             with suppress(PKCS11Error):  # what went wrong before is what counts
                 module.finalize()

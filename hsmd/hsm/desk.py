@@ -3,7 +3,6 @@
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from types import TracebackType
@@ -15,15 +14,8 @@ from pkcs11.types import Session
 from hsmd.errors import DEADLINE, INTERNAL, UNAVAILABLE, Error
 from hsmd.hsm.connection import Connection
 from hsmd.hsm.faults import BadData, ObjectGone, Sort, TokenRefused, name_of, sort_of
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """An object in the token, good for one connection. Nothing secret; worth nothing elsewhere."""
-
-    generation: int
-    value: int
 
 
 class Desk:
@@ -76,15 +68,10 @@ class Desk:
         connection = link.live
         key = self._key
         try:
-            if (
-                connection is None
-                or now > self.until
-                or os.getpid() != link.pid
-                or (key is not None and key.generation != connection.generation)
-            ):
-                self._refuse(connection, now)
+            if connection is None or now > self.until or os.getpid() != link.pid:
+                self._refuse(connection)
             if key is not None:
-                self.object = key.value
+                self.object = self._look_up(connection, key)
             if getattr(self, "connection", None) is not connection:
                 self._sit_down(connection)
         except BaseException:
@@ -108,14 +95,22 @@ class Desk:
         if failure is not None:
             raise failure from error
 
-    def _refuse(self, connection: Connection | None, now: float) -> NoReturn:
+    def uses(self, key: Handle) -> bool:
+        """Whether the thread is inside with this key, or about to find out that it may not."""
+        return self._key == key and self.thread_id in self._inside
+
+    def _look_up(self, connection: Connection, key: Handle) -> int:
+        found = connection.handles.objects.get(key.value)
+        if found is None or key.generation != connection.generation:
+            raise ObjectGone("destroyed, or of an earlier connection")
+        return found
+
+    def _refuse(self, connection: Connection | None) -> NoReturn:
         if os.getpid() != self._link.pid:
             raise TokenRefused("the HSM was connected before this process was forked")
         if connection is None:
             raise self._link.refusal()
-        if now > self.until:
-            raise Error(DEADLINE, reason="the time was over before the HSM was asked")
-        raise ObjectGone("a handle of an earlier connection")
+        raise Error(DEADLINE, reason="the time was over before the HSM was asked")
 
     def _sit_down(self, connection: Connection) -> None:
         try:
@@ -128,21 +123,27 @@ class Desk:
         sort = sort_of(error)
         if sort is Sort.UNCLEAR and not self._blob:
             sort = Sort.TOKEN
-        if sort in (Sort.UNCLEAR, Sort.OBJECT):  # or is it the token after all?
+        if sort in (Sort.UNCLEAR, Sort.UNKNOWN, Sort.OBJECT):  # or is it the token after all?
             try:
                 self.connection.feel(self.session)
             except PKCS11Error as worse:
                 return self._link.lost(self.connection, worse)
         if sort is Sort.OBJECT:
+            self._forget()
             return ObjectGone(name_of(error))
-        if sort in (Sort.UNCLEAR, Sort.DATA):
+        if sort in (Sort.UNCLEAR, Sort.DATA) or (sort is Sort.UNKNOWN and self._blob):
             return BadData(name_of(error))
-        if sort is Sort.USE:
+        if sort in (Sort.USE, Sort.UNKNOWN):
             return Error(INTERNAL)
         if sort is Sort.SESSION:
             self.leave_session()
             return Error(UNAVAILABLE, reason="the HSM was busy with another operation")
         return self._link.lost(self.connection, error)
+
+    def _forget(self) -> None:
+        if self._key is not None:
+            self.connection.handles.withdraw(self._key)
+            self.connection.labelled.clear()  # it may have been one of these
 
     def leave_session(self) -> None:
         """Close this thread's session; the next call opens another."""

@@ -14,15 +14,15 @@ from enum import Enum, auto
 from pkcs11 import exceptions as p11
 
 
-class BadData(Exception):  # noqa: N818  # names what is found
+class BadData(Exception):  # noqa: N818 -- named for what is found
     """The data can't be decrypted or unwrapped with this key: changed, cut, or another key's."""
 
 
-class ObjectGone(Exception):  # noqa: N818  # names what is found
+class ObjectGone(Exception):  # noqa: N818 -- named for what is found
     """The handle's object is no longer there, though the token is; or it belongs to a lost connection."""
 
 
-class TokenRefused(Exception):  # noqa: N818  # names what is found
+class TokenRefused(Exception):  # noqa: N818 -- named for what is found
     """The token can't be used as configured; the text says why. `pin`: trying again could lock the token."""
 
     def __init__(self, text: str, *, pin: bool = False) -> None:
@@ -39,12 +39,13 @@ class Sort(Enum):
     SESSION = auto()  # this session holds a leftover operation: it is replaced
     TOKEN = auto()  # the token or the module
     UNCLEAR = auto()  # the token's, but some tokens say it for a wrong tag: ask the token
+    UNKNOWN = auto()  # a return value the library has no class for, or the vendor's own: ask the token
     PIN = auto()  # of connecting: trying again could lock the token
 
 
 # class, return value (None: the library's own), whose
 TABLE: tuple[tuple[type[p11.PKCS11Error], int | None, Sort], ...] = (
-    (p11.PKCS11Error, None, Sort.TOKEN),  # unknown and vendor-defined values, CKR_CRYPTOKI_NOT_INITIALIZED
+    (p11.PKCS11Error, None, Sort.UNKNOWN),  # among them CKR_CRYPTOKI_NOT_INITIALIZED
     (p11.AnotherUserAlreadyLoggedIn, 0x104, Sort.TOKEN),
     (p11.ArgumentsBad, 0x07, Sort.USE),
     (p11.AttributeReadOnly, 0x10, Sort.USE),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +36,7 @@ State = Literal["connected", "away", "unresponsive"]
 
 _TICK = 0.2  # how often the watch looks
 _PING = 1.0  # how often the keeper uses an idle token
+_OVERSLEPT = 1.0  # the watch itself: it was this process that stood still
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # between attempts to reconnect
 _ATTEMPTS = 3  # of connect(): SoftHSM2 fails now and then while another process logs in
 
@@ -76,6 +77,7 @@ class Link:
         self.live: Connection | None = None
         self.pid = os.getpid()
         self.capabilities: tuple[Capability, ...] = ()
+        self._address = settings.address
         self._pin = pin
         self._module: Module | None = None
         self._initialized = False
@@ -151,6 +153,8 @@ class Link:
         """Raises TokenRefused, Error(UNAVAILABLE), PKCS11Error; the status tells it as well."""
         if self._refused:
             raise self._refused
+        if self._closing.is_set():
+            raise Error(UNAVAILABLE, reason="the HSM's connection was closed")
         if not self._connecting.acquire(blocking=False):
             raise Error(UNAVAILABLE, reason="the HSM is being connected")
         try:
@@ -180,20 +184,25 @@ class Link:
             os.environ["SOFTHSM2_CONF"] = str(self.settings.softhsm_conf)
         made = establish(
             self._module,
-            self.settings.address,
+            self._address,
             self._pin,
             self._generation + 1,
             self.settings.lock_file,
             self.settings.deadline,
             self._enter,
         )
+        self._initialized = True
+        self.calls.leave(threading.get_ident())
         with self._lock:
-            self._initialized = True
             self._generation = made.generation
-            self._identity = (made.token.label, made.token.serial.decode(errors="replace"), made.token.model)
+            serial = made.token.serial.decode(errors="replace")
+            self._identity = (made.token.label, serial, made.token.model)
+            # From now on this token and no other: its namesake would be offered the PIN.
+            self._address = replace(self._address, serial=serial)
             self.capabilities = made.found.capabilities
-            self._turn("connected", "")
-            self.live = made
+            if not self._closing.is_set():
+                self._turn("connected", "")
+                self.live = made
 
     def _enter(self) -> None:
         self.calls.inside[threading.get_ident()] = time.monotonic() + self.settings.deadline
@@ -238,8 +247,13 @@ class Link:
 
     def _look(self) -> None:
         told = 0
-        while not self._closing.wait(min(_TICK, self.settings.deadline / 4)):
-            stuck = self.calls.sweep(time.monotonic())
+        tick = min(_TICK, self.settings.deadline / 4)
+        now = time.monotonic()
+        while not self._closing.wait(tick):
+            before, now = now, time.monotonic()
+            if now - before > tick + _OVERSLEPT:
+                continue  # this process stood still, not the module
+            stuck = self.calls.sweep(now)
             if stuck and self._state != "unresponsive":
                 with self._lock:
                     self._down("unresponsive", "a call passed its deadline inside the module")

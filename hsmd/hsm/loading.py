@@ -9,8 +9,9 @@ from pkcs11.types import Session
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import operations
 from hsmd.hsm.connection import Connection
-from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import ObjectGone
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.module import Module
 
 
@@ -50,11 +51,12 @@ def load(desk: Desk, make: Callable[[Module, Session], int]) -> Handle:
         key = make(connection.module, connection.anchor)
     finally:
         connection.anchor_lock.release()
-    return Handle(connection.generation, key)
+    return connection.handles.admit(key)
 
 
 def second(desk: Desk, key: Handle) -> int:
     """The token's handle of a key besides the one this call was begun with. Raises ObjectGone."""
-    if key.generation != desk.connection.generation:
-        raise ObjectGone("a handle of an earlier connection")
-    return key.value
+    found = desk.connection.handles.objects.get(key.value)
+    if found is None or key.generation != desk.connection.generation:
+        raise ObjectGone("destroyed, or of an earlier connection")
+    return found

@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,10 @@ from pkcs11.types import Session
 from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, SignatureAlgorithm
 from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
 from hsmd.hsm import oaep, operations, points, schemes, templates
-from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, Sort, name_of, sort_of
-from hsmd.hsm.loading import key_wrap, load, passing, second
+from hsmd.hsm.handles import Handle
+from hsmd.hsm.loading import key_wrap, passing, second
 from hsmd.hsm.module import Module, oaep_parameter
 from hsmd.hsm.probe import Capability
 
@@ -55,6 +56,10 @@ class PairWork(ABC):
 
     @abstractmethod
     def _desk(self) -> Desk: ...
+
+    @abstractmethod
+    def _load(self, call: Desk, make: Callable[[Desk, Module, Session], int]) -> Handle:
+        """Make an object that outlives this thread; unloaded again when it came too late."""
 
     @abstractmethod
     def _call(self, key: Handle, *, blob: bool = False) -> Desk: ...
@@ -128,9 +133,8 @@ class PairWork(ABC):
         """An AES key of 16 or 32 bytes that only unwraps. Raises BadData for another length."""
         if len(value) not in TEMPORARY_KEY_BYTES:
             raise BadData("no AES key of 128 or 256 bits")
-        with self._desk().call() as desk:
-            template = templates.unwrapper(value)
-            return load(desk, lambda module, anchor: module.create(anchor, template))
+        template = templates.unwrapper(value)
+        return self._load(self._desk().call(), lambda _desk, module, anchor: module.create(anchor, template))
 
     def unwrap_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> Handle | None:
         """The same inside the token, from an RSAES-OAEP ciphertext; None when it can't: decrypt_oaep then.
@@ -139,10 +143,13 @@ class PairWork(ABC):
         """
         if not self._has("oaep-sha-256-unwrap"):
             return None
-        with _alike(), self._call(key, blob=True) as desk, _of_the_data():
+        with _alike():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
-            return load(desk, lambda module, anchor: _unwrapper(module, anchor, desk.object, data))
+            return self._load(
+                self._call(key, blob=True),
+                lambda desk, module, anchor: _unwrapper(module, anchor, desk.object, data),
+            )
 
     # Keys at work
 
@@ -247,7 +254,10 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
 
 
 def _unwrapper(module: Module, session: Session, key: int, data: bytes) -> int:
-    made = module.unwrap(session, Mechanism.RSA_PKCS_OAEP, key, data, templates.UNWRAPPER, oaep_parameter())
+    with _of_the_data():
+        made = module.unwrap(
+            session, Mechanism.RSA_PKCS_OAEP, key, data, templates.UNWRAPPER, oaep_parameter()
+        )
     size = int.from_bytes(module.read(session, made, Attribute.VALUE_LEN, 8), sys.byteorder)
     if size not in TEMPORARY_KEY_BYTES:
         module.destroy(session, made)

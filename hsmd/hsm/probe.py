@@ -41,7 +41,7 @@ class Found:
     oaep_unwrap: bool = False
 
 
-class Wrong(Exception):  # noqa: N818  # names what is found
+class Wrong(Exception):  # noqa: N818 -- named for what is found
     """The token answered, but not what the standard says."""
 
 

@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import cast
 
-from pkcs11 import Attribute, Mechanism, ObjectClass
+from pkcs11 import Attribute, Mechanism, NoSuchKey, ObjectClass
 from pkcs11.types import Session
 
 from hsmd.algorithms import KeyAlgorithm
@@ -15,11 +17,12 @@ from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
 from hsmd.hsm.connection import locked
-from hsmd.hsm.desk import Desk, Handle
+from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone
+from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.loading import key_wrap, load, wrapped_up
-from hsmd.hsm.module import Template
+from hsmd.hsm.module import Module, Template
 from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
 
@@ -127,11 +130,15 @@ class Token(PairWork):
             known = connection.labelled.get(label)
             if known is None:
                 found = _objects(desk.session, label)
+                if not found and label in connection.seen:
+                    # SoftHSM2 whose folder was away keeps these objects dead: only a new connection helps.
+                    raise self._link.lost(connection, NoSuchKey(f"no key labelled {label} any more"))
                 if len(found) != 1:
                     count = len(found) or "no"
                     raise Error(UNAVAILABLE, reason=f"the HSM holds {count} keys labelled {label}")
-                known = connection.labelled[label] = found[0][0]
-            return Handle(connection.generation, known)
+                known = connection.labelled[label] = connection.handles.admit(found[0][0])
+                connection.seen.add(label)
+            return known
 
     def labels(self) -> list[str]:
         """The labels of all secret keys that persist in the token, sorted."""
@@ -142,7 +149,7 @@ class Token(PairWork):
         """The key check value (CKA_CHECK_VALUE) in hexadecimal; "" when the token keeps none."""
         with self._call(handle) as desk:
             module = desk.connection.module
-            value = module.read(desk.session, handle.value, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
+            value = module.read(desk.session, desk.object, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
             return value.hex()
 
     # Session objects
@@ -165,35 +172,46 @@ class Token(PairWork):
 
     def unwrap(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> Handle:
         """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
-        with self._call(root, blob=True) as desk:
-            return load(
-                desk,
-                lambda module, anchor: module.unwrap(
-                    anchor, key_wrap(desk.connection), desk.object, wrapped, templates.at_work(row)
-                ),
-            )
+        template = templates.at_work(row)
+        return self._load(
+            self._call(root, blob=True),
+            lambda desk, module, anchor: module.unwrap(
+                anchor, key_wrap(desk.connection), desk.object, wrapped, template
+            ),
+        )
 
     def destroy(self, handle: Handle) -> None:
-        """Forget a loaded key; a handle that is gone, with the connection or by itself, is well."""
-        with suppress(ObjectGone, Error), self._call(handle) as desk:
-            desk.connection.module.destroy(desk.session, handle.value)
+        """Unload a key; from now on it is refused. What is gone already, alone or with the token, is well.
+
+        Its object goes when no thread uses it any more, at the latest at the keeper's next turn. Not for
+        keys that persist: ValueError.
+        """
+        connection = self._link.live
+        if connection is None or handle.generation != connection.generation:
+            return
+        if handle in tuple(connection.labelled.values()):  # a copy: other threads add to it
+            raise ValueError("a key that persists in the token is not unloaded")
+        token_handle = connection.handles.withdraw(handle)
+        if token_handle is not None:
+            connection.handles.withdrawn.append((handle, token_handle))
+            self._destroy_withdrawn()
 
     def encrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM: the ciphertext and its 16-byte tag. `iv`: 12 bytes, never twice with one key."""
         with self._call(key) as desk:
-            return operations.encrypt(desk.session, key.value, iv, data, aad)
+            return operations.encrypt(desk.session, desk.object, iv, data, aad)
 
     def decrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM of ciphertext and tag. Raises BadData unless data, `iv`, `aad` and key belong together."""
         if len(data) < operations.TAG_BYTES:
             raise BadData("shorter than a tag")
         with self._call(key, blob=True) as desk:
-            return operations.decrypt(desk.session, key.value, iv, data, aad)
+            return operations.decrypt(desk.session, desk.object, iv, data, aad)
 
     def hmac(self, key: Handle, data: bytes) -> bytes:
         """HMAC-SHA-256, 32 bytes."""
         with self._call(key) as desk:
-            return operations.hmac(desk.session, key.value, data)
+            return operations.hmac(desk.session, desk.object, data)
 
     def random(self, size: int) -> bytes:
         """Random bytes from the token's generator."""
@@ -214,11 +232,29 @@ class Token(PairWork):
     def _call(self, key: Handle, *, blob: bool = False) -> Desk:
         return self._desk().call(key, blob=blob)
 
+    def _destroy_withdrawn(self) -> None:
+        """Destroy what was withdrawn, but for what a thread is inside with; whatever the caller's time."""
+        desk = self._desk()
+        until, desk.until = desk.until, inf
+        try:
+            # Gone already, or the token is lost, and its objects with it; or another thread took the last.
+            with suppress(ObjectGone, Error, IndexError), desk.call():
+                withdrawn = desk.connection.handles.withdrawn
+                for _ in range(len(withdrawn)):
+                    handle, token_handle = withdrawn.pop(0)
+                    if any(each.uses(handle) for each in list(self._desks)):
+                        withdrawn.append((handle, token_handle))
+                    else:
+                        desk.connection.module.destroy(desk.session, token_handle)
+        finally:
+            desk.until = until
+
     def _ping(self) -> None:
-        """The keeper's turn: use the token, and close the sessions of threads that ended."""
+        """The keeper's turn: use the token, and tidy up what others left behind."""
         desk = self._desk()
         desk.limit = min(_PING_LIMIT, desk.limit)
         self.alive()
+        self._destroy_withdrawn()
         with self._desks_lock:
             ended = [each for each in self._desks if not each.thread.is_alive()]
             self._desks = [each for each in self._desks if each.thread.is_alive()]
@@ -239,6 +275,17 @@ class Token(PairWork):
                 desk.connection.module.generate(session, mechanism, template)
             finally:
                 session.close()
+
+    def _load(self, call: Desk, make: Callable[[Desk, Module, Session], int]) -> Handle:
+        made: Handle | None = None
+        try:
+            with call as desk:
+                made = load(desk, partial(make, desk))
+        except Error:
+            if made is not None:  # it came too late for the caller, and nobody else knows of it
+                self.destroy(made)
+            raise
+        return made
 
 
 def _objects(session: Session, label: str | None = None) -> list[tuple[int, str]]:

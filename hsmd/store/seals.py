@@ -8,6 +8,7 @@ whole, with its seal, is not noticed, nor is a row that was removed.
 import hmac
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Row, Select, Table, bindparam, insert, select, update
@@ -44,14 +45,24 @@ def canonical(table: str, values: Mapping[str, Value]) -> bytes:
     the rows written before it still hold; any other change of a sealed table needs a new `_FORMAT` and
     rows sealed again. Raises TypeError for a value of another type.
     """
-    parts = [_FORMAT, table.encode()]
+    parts = [_part(_FORMAT), _part(table.encode())]
     for name in sorted(values):
         value = values[name]
         if value is not None:
-            if type(value) not in _TAGS:
-                raise TypeError(f"{table}.{name}: a {type(value).__name__} can't be sealed")
-            parts += (name.encode(), _TAGS[type(value)], _content(value))
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+            kind: type = type(value)
+            parts += (_head(name, kind), _part(_content(value)))
+    return b"".join(parts)
+
+
+def _part(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + content
+
+
+@lru_cache(maxsize=1024)  # a column's is always the same
+def _head(name: str, kind: type) -> bytes:
+    if kind not in _TAGS:
+        raise TypeError(f"{name}: a {kind.__name__} can't be sealed")
+    return _part(name.encode()) + _part(_TAGS[kind])
 
 
 def _content(value: bool | int | str | bytes) -> bytes:

@@ -1,0 +1,110 @@
+"""`hsmd serve` and `hsmd gateway`: which processes they are made of, and what is checked before they start.
+
+The supervising process loads neither gRPC nor the PKCS#11 module. It keeps the PIN, in memory only, and
+hands it to every process it starts.
+"""
+
+import logging
+import os
+import ssl
+from functools import partial
+
+from hsmd import store as stores
+from hsmd.config import ConfigError, Grpc, Settings
+from hsmd.daemon import logs, wiring
+from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
+from hsmd.domain.core import TOKEN_KEYS
+from hsmd.errors import Error
+from hsmd.hsm import Token
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """The daemon, until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
+    logs.configure(settings.log, "supervisor")
+    harden()
+    pin = wiring.read_pin(settings.hsm)
+    for listener in settings.grpc.unix:
+        wiring.socket_mode(listener)
+    total = settings.grpc.workers or os.cpu_count() or 1
+    bodies: dict[str, Body] = {
+        f"worker-{index}": partial(_work, settings, pin, index, total) for index in range(total)
+    }
+    bodies["warden"] = partial(_ward, settings, pin)
+    grpc = settings.grpc
+    with reserved_port(grpc.address, grpc.port, "grpc"):
+        code = run_once(partial(_prepare, settings, pin))
+        place = f"{grpc.address} port {grpc.port}"
+        return code or Supervisor(bodies, grpc.grace_seconds, place).run()
+
+
+def serve_gateway(settings: Settings) -> int:
+    """The gateway's processes, until SIGTERM or SIGINT; the exit code. Raises ConfigError."""
+    gateway = settings.gateway
+    logs.configure(settings.log, "gateway")
+    total = gateway.workers or os.cpu_count() or 1
+    bodies: dict[str, Body] = {
+        f"gateway-{index}": partial(_forward, settings, f"gateway-{index}") for index in range(total)
+    }
+    with reserved_port(gateway.address, gateway.port, "gateway"):
+        return Supervisor(bodies, gateway.grace_seconds, f"{gateway.address} port {gateway.port}").run()
+
+
+def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
+    """Check, once and in a process of its own, what every process needs: certificates, token, store."""
+    _check_certificates(settings.grpc)
+    token = wiring.open_token(settings.hsm, pin)
+    try:
+        there = _connects(token)
+        if settings.store.url.startswith("sqlite"):
+            stores.upgrade(settings.store.url)  # not beside a token without our keys
+        if there:
+            wiring.check_seals(settings, token)
+    finally:
+        token.close()
+    return 0
+
+
+def _connects(token: Token) -> bool:
+    """Whether the token is there. Raises ConfigError for one without our keys, TokenRefused."""
+    try:
+        token.connect()
+        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
+    except Error as error:
+        log.warning("starting without the token: %s", error)
+        return False
+    if missing:
+        raise ConfigError(f"the token lacks {', '.join(missing)}: a wrong token, or `hsmd init` is due")
+    return True
+
+
+def _check_certificates(settings: Grpc) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        context.load_verify_locations(settings.client_ca)
+    except (OSError, ssl.SSLError) as error:
+        names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
+        raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
+
+
+def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
+    from hsmd.daemon import worker  # gRPC must be loaded after the fork
+
+    logs.configure(settings.log, f"worker-{index}")
+    return worker.run(settings, pin, index, total, ready)
+
+
+def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
+    from hsmd.daemon import warden  # kept like the worker's
+
+    logs.configure(settings.log, "warden")
+    return warden.run(settings, pin, ready)
+
+
+def _forward(settings: Settings, name: str, ready: Ready) -> int:
+    from hsmd.gateway import server  # its event loop and gRPC must be made after the fork
+
+    logs.configure(settings.log, name)
+    return server.run(settings, ready)

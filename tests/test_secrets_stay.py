@@ -1,0 +1,284 @@
+"""Nothing secret is where it may not be: canaries through every method, then a look at all that stays."""
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huaweicloudsdkkms.v2 as kms
+import pytest
+from huaweicloudsdkcore.auth.credentials import BasicCredentials
+from huaweicloudsdkcore.exceptions.exceptions import SdkException
+
+from hsmd.client import ApiError, Client
+from tests.calls import fresh
+from tests.stand import Answer, Stand, Tenant, b64, children_of, standing
+
+# Files that hold credentials by design: a development HSM's own, and the token's PINs.
+_BY_DESIGN = re.compile(r"(/credentials\.json|/env|/pin|/so-pin|/tls/[^/]+\.key)$")
+
+
+class Canaries:
+    """Secrets by name, and every answer that was a refusal."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, bytes] = {}
+        self.refusals: list[bytes] = []
+
+    def text(self, name: str) -> str:
+        """A new secret text."""
+        value = f"canary-{secrets.token_hex(12)}"
+        self.secrets[name] = value.encode()
+        return value
+
+    def keep(self, name: str, value: bytes | str) -> None:
+        """A secret that was made elsewhere."""
+        self.secrets[name] = value.encode() if isinstance(value, str) else value
+
+    def answered(self, answer: Answer) -> Answer:
+        """Refusals are looked at afterwards; what succeeds may well hold the caller's own data."""
+        if answer.status >= 400:
+            self.refusals.append(answer.raw)
+        return answer
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """A call that is refused; its text is looked at afterwards."""
+        with pytest.raises((ApiError, SdkException)) as caught:
+            yield
+        self.refusals += [str(caught.value).encode(), repr(caught.value).encode()]
+
+    def spellings(self) -> Iterator[tuple[str, bytes]]:
+        """Each secret raw, in hex and in base64 at each of its three offsets."""
+        for name, secret in self.secrets.items():
+            assert len(secret) >= 16, name
+            yield name, secret
+            yield f"{name} in hex", secret.hex().encode()
+            yield f"{name} in upper hex", secret.hex().upper().encode()
+            for offset in range(3):
+                cut = base64.b64encode(bytes(offset) + secret)[4:-4]
+                yield f"{name} in base64 at {offset}", cut
+                yield f"{name} in URL base64 at {offset}", cut.replace(b"+", b"-").replace(b"/", b"_")
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, Canaries]]:
+    """A stand of its own, with every log level on, after everything has passed through it."""
+    canaries = Canaries()
+    with standing(tmp_path_factory.mktemp("secrets"), {"HSMD__LOG__LEVEL": "DEBUG"}) as stand:
+        tenant = stand.add_tenant("tenant")
+        _credentials(stand, tenant, canaries)
+        with stand.client() as client:
+            _grpc(client, canaries)
+        _rest(stand, canaries)
+        _sdk(stand, canaries)
+        yield stand, canaries
+
+
+def _credentials(stand: Stand, tenant: Tenant, canaries: Canaries) -> None:
+    canaries.keep("password", stand.dev.password)
+    canaries.keep("secret key", stand.dev.secret_key)
+    canaries.keep("tenant's password", tenant.password)
+    canaries.keep("tenant's secret key", tenant.secret_key)
+    canaries.keep("PIN", (stand.dev.data / "pin").read_text())
+    canaries.keep("SO PIN", (stand.dev.data / "so-pin").read_text())
+    canaries.keep("token", stand.token())
+    canaries.keep("tenant's token", stand.token(tenant))
+
+
+def _grpc(client: Client, canaries: Canaries) -> None:
+    key_id, other = client.create_key(fresh()), client.create_key(fresh())
+    data, aad = canaries.text("data").encode(), canaries.text("aad").encode()
+    blob = client.encrypt(key_id, data, aad)
+    assert client.decrypt(blob, aad) == data
+    dek, wrapped = client.create_data_key(key_id, 256, aad)
+    canaries.keep("DEK", dek)
+    assert client.decrypt_data_key(key_id, wrapped, aad) == dek
+    own = secrets.token_bytes(40)
+    canaries.keep("own DEK", own)
+    client.encrypt_data_key(key_id, own, aad)
+    canaries.keep("random", client.random(64))
+    wrong = canaries.text("wrong aad").encode()
+    refused: tuple[Callable[[], object], ...] = (
+        lambda: client.decrypt(blob, wrong),
+        lambda: client.decrypt(blob, aad, other),
+        lambda: client.decrypt_data_key(key_id, wrapped, wrong),
+        lambda: client.encrypt("alias/" + fresh(), data, aad),
+        lambda: client.encrypt(key_id, data * 200, aad),
+        lambda: client.encrypt(key_id, data, aad * 10),
+        lambda: client.encrypt_data_key(key_id, own * 30),
+        lambda: client.decrypt(data + bytes(160), aad),
+    )
+    for call in refused:
+        with canaries.failing():
+            call()
+    client.disable(key_id)
+    with canaries.failing():
+        client.encrypt(key_id, data, aad)
+    with canaries.failing():
+        client.decrypt(blob, aad)
+
+
+def _rest(stand: Stand, canaries: Canaries) -> None:
+    token, project = stand.token(), stand.dev.project_id
+    canaries.keep("another token", token)
+    key_id = stand.kms("create-key", {"key_alias": fresh()}, token=token).json["key_info"]["key_id"]
+    text, aad = canaries.text("text"), canaries.text("AAD of REST")
+
+    def call(operation: str, **body: object) -> Answer:
+        return canaries.answered(stand.kms(operation, body, token=token))
+
+    blob = call("encrypt-data", key_id=key_id, plain_text=text, additional_authenticated_data=aad).json[
+        "cipher_text"
+    ]
+    assert (
+        call("decrypt-data", cipher_text=blob, additional_authenticated_data=aad).json["plain_text"] == text
+    )
+    context = {canaries.text("context name"): canaries.text("context value")}
+    call("encrypt-data", key_id=key_id, plain_text=text, encryption_context=context)
+    made = call("create-datakey", key_id=key_id, datakey_length="512").json
+    canaries.keep("REST's DEK", bytes.fromhex(made["plain_text"]))
+    call("decrypt-datakey", key_id=key_id, cipher_text=made["cipher_text"], datakey_cipher_length="64")
+    call("create-datakey-without-plaintext", key_id=key_id)
+    own = secrets.token_bytes(32)
+    canaries.keep("own DEK of REST", own)
+    plain = (own + hashlib.sha256(own).digest()).hex()
+    call("encrypt-datakey", key_id=key_id, plain_text=plain, datakey_plain_length="32")
+    canaries.keep(
+        "REST's random", bytes.fromhex(call("gen-random", random_data_length="512").json["random_data"])
+    )
+    pin = canaries.text("data key's PIN")
+    before = len(canaries.refusals)
+    for bad in (text, [text], {text: text}, {"a": [text]}):
+        call("decrypt-data", cipher_text=blob, encryption_context=bad)
+        call("encrypt-data", key_id=key_id, plain_text=[bad])
+        call("encrypt-data", key_id=key_id, plain_text="x", additional_authenticated_data=[bad])
+        call("encrypt-datakey", key_id=key_id, plain_text=bad, datakey_plain_length="32")
+        call("create-datakey", key_id=key_id, pin=[bad])
+    call("encrypt-datakey", key_id=key_id, plain_text=plain + "00", datakey_plain_length="32")
+    call("encrypt-datakey", key_id=key_id, plain_text=plain[:-1] + "g", datakey_plain_length="32")
+    call("encrypt-datakey", key_id=key_id, plain_text=plain, datakey_plain_length="31")
+    call("create-datakey", key_id=key_id, pin=pin)
+    call("create-datakey", key_id=key_id, pin=pin * 100)
+    call("encrypt-data", key_id=key_id, plain_text=text + "\ud800")
+    call("encrypt-data", key_id=key_id, plain_text=text, additional_authenticated_data=aad * 10)
+    call("decrypt-data", cipher_text=blob, additional_authenticated_data=text)
+    call("decrypt-data", cipher_text=b64(text.encode() * 8))
+    assert len(canaries.refusals) - before == 29
+    for raw in (
+        f'{{"plain_text": "{text}" "x"}}',
+        f'{{"plain_text": {text}}}',
+        f'{{"{text}": "{aad}", "{text}": 1}}',
+    ):
+        canaries.answered(stand.kms("encrypt-data", raw.encode(), token=token))
+    wrong = canaries.text("wrong password")
+    for user in (
+        {"name": "admin", "domain": {"name": "development"}, "password": wrong},
+        {"name": "admin", "password": [wrong]},
+        {"name": "admin", "password": wrong * 10},
+        wrong,
+        {"name": "admin", "password": stand.dev.password},
+        {"password": stand.dev.password},
+    ):
+        identity = {"methods": ["password"], "password": {"user": user}}
+        canaries.answered(stand.rest("POST", "/v3/auth/tokens", {"auth": {"identity": identity}}))
+    canaries.answered(stand.rest("GET", "/v3/projects", token=token[:-4] + "AAAA"))
+    canaries.answered(stand.rest("GET", f"/v1.0/{project}/kms/none", token=token))
+    canaries.answered(stand.rest("GET", "/v3/projects", headers={"Authorization": "Bearer " + wrong}))
+
+
+def _sdk(stand: Stand, canaries: Canaries) -> None:
+    sdk = stand.sdk()
+    text = canaries.text("text of the SDK")
+    key_id = sdk.create_key(
+        kms.CreateKeyRequest(body=kms.CreateKeyRequestBody(key_alias=fresh()))
+    ).key_info.key_id
+    encrypting = kms.EncryptDataRequestBody(key_id=key_id, plain_text=text)
+    blob = sdk.encrypt_data(kms.EncryptDataRequest(body=encrypting)).cipher_text
+    opened = sdk.decrypt_data(kms.DecryptDataRequest(body=kms.DecryptDataRequestBody(cipher_text=blob)))
+    assert opened.plain_text == text
+    with canaries.failing():
+        body = kms.DecryptDataRequestBody(cipher_text=blob, additional_authenticated_data=text)
+        sdk.decrypt_data(kms.DecryptDataRequest(body=body))
+    wrong = BasicCredentials(stand.dev.access_key, canaries.text("wrong secret key"), stand.dev.project_id)
+    client = kms.KmsClient.new_builder().with_http_config(sdk._config).with_credentials(wrong)
+    with canaries.failing():
+        client.with_endpoint(stand.dev.rest).build().list_keys(
+            kms.ListKeysRequest(body=kms.ListKeysRequestBody())
+        )
+
+
+def _found(canaries: Canaries, places: Iterator[tuple[str, bytes]]) -> list[str]:
+    spelled = list(canaries.spellings())
+    return [
+        f"{name} in {place}" for place, content in places for name, secret in spelled if secret in content
+    ]
+
+
+def _files(stand: Stand) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(stand.dev.data.rglob("*")):
+        if path.is_file() and not _BY_DESIGN.search(str(path)):
+            yield str(path.relative_to(stand.dev.data)), path.read_bytes()
+
+
+def test_the_search_finds_what_is_there(used: tuple[Stand, Canaries]) -> None:
+    """In each spelling, wherever it stands; a search that never finds would prove nothing."""
+    _, canaries = used
+    secret = canaries.secrets["data"]
+    for content in (
+        secret,
+        secret.hex().encode(),
+        *(base64.b64encode(bytes(n) + secret + b"xyz") for n in range(9)),
+    ):
+        assert _found(canaries, iter([("here", b"noise " + content + b" noise")]))
+    assert len(canaries.secrets) > 20
+    assert len(canaries.refusals) > 50
+
+
+def test_no_secret_in_store_logs_and_audit(used: tuple[Stand, Canaries]) -> None:
+    stand, canaries = used
+    names = {name for name, _ in _files(stand)}
+    assert {"store/hsmd.db", "store/hsmd.db-wal", "serve.log", "gateway.log", "hsmd.toml"} <= names
+    assert any(name.startswith("audit/") for name in names)
+    assert any(name.startswith("token/") for name in names)
+    assert _found(canaries, _files(stand)) == []
+
+
+def test_no_secret_in_any_refusal(used: tuple[Stand, Canaries]) -> None:
+    _, canaries = used
+    assert _found(canaries, ((repr(text[:80]), text) for text in canaries.refusals)) == []
+
+
+def test_no_secret_in_command_lines_and_environments(used: tuple[Stand, Canaries]) -> None:
+    stand, canaries = used
+    assert stand.daemon is not None
+    assert stand.gateway is not None
+    pids = [stand.daemon.process.pid, stand.gateway.process.pid, *stand.workers()]
+    pids += children_of(stand.gateway.process.pid)
+
+    def places() -> Iterator[tuple[str, bytes]]:
+        for pid in pids:
+            for name in ("cmdline", "environ"):
+                yield f"{name} of {pid}", Path(f"/proc/{pid}/{name}").read_bytes()
+
+    ours = {name: value.encode() for name, value in os.environ.items()}
+    assert not any(secret in ours.values() for secret in canaries.secrets.values())
+    assert _found(canaries, places()) == []
+
+
+def test_no_private_key_of_the_hsm_in_the_store(used: tuple[Stand, Canaries]) -> None:
+    """Key versions in the store are wrapped: 40 bytes for 32 (RFC 5649), all different."""
+    stand, _ = used
+    store = sqlite3.connect(f"file:{stand.dev.data}/store/hsmd.db?mode=ro", uri=True)
+    try:
+        wrapped = [row[0] for row in store.execute("SELECT wrapped FROM key_versions")]
+    finally:
+        store.close()
+    assert len(wrapped) >= 4
+    assert len(set(wrapped)) == len(wrapped)
+    assert all(len(each) == 40 for each in wrapped)
