@@ -7,6 +7,7 @@ refused with their path. Secrets never stand here, only the files that hold them
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 import typing
@@ -16,6 +17,12 @@ from pathlib import Path
 from typing import Any
 
 _ENVIRONMENT_PREFIX = "HSMD__"
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _within(default: Any, least: float, most: float) -> Any:
+    """A field with its default, and the least and the most that it may be."""
+    return field(default=default, metadata={"least": least, "most": most})
 
 
 class ConfigError(Exception):
@@ -30,8 +37,8 @@ class Hsm:
     pin_file: Path | None = None  # None: the systemd credential "hsm-pin"
     softhsm_conf: Path | None = None  # SOFTHSM2_CONF for this process and its children only
     lock_file: Path = Path("/run/hsmd/token.lock")  # held while a process initialises and logs in
-    deadline_seconds: float = 10.0  # longest wait for one answer of the token
-    loaded_keys: int = 10_000  # key versions held loaded, a worker
+    deadline_seconds: float = _within(10.0, 0.1, 600)  # longest wait for one answer of the token
+    loaded_keys: int = _within(10_000, 1, 10_000_000)  # key versions held loaded, a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +66,17 @@ class Grpc:
     """The daemon's door."""
 
     address: str = "127.0.0.1"
-    port: int = 7443
+    port: int = _within(7443, 1, 65535)
     certificate: Path = Path("/etc/hsmd/server.pem")
     key: Path = Path("/etc/hsmd/server.key")
     client_ca: Path = Path("/etc/hsmd/ca.pem")
     gateways: tuple[str, ...] = ("CN:hsmd-gateway",)  # certificates that may forward callers' evidence
-    workers: int = 0  # 0: one a core
-    threads: int = 8  # calls at once, a worker
-    waiting_calls: int = 256  # more than this wait, a worker: RESOURCE_EXHAUSTED
-    deadline_seconds: float = 30.0  # for calls that bring none
-    grace_seconds: float = 10.0  # for calls in flight when the daemon stops
-    connection_age_seconds: int = 600  # clients are told to reconnect
+    workers: int = _within(0, 0, 1024)  # 0: one a core
+    threads: int = _within(8, 1, 1024)  # calls at once, a worker
+    waiting_calls: int = _within(256, 0, 100_000)  # more than this wait, a worker: RESOURCE_EXHAUSTED
+    deadline_seconds: float = _within(30.0, 0.1, 3600)  # longest a call may take, whatever it asks for
+    grace_seconds: float = _within(10.0, 0, 3600)  # for calls in flight when the daemon stops
+    connection_age_seconds: int = _within(600, 1, 86_400)  # clients are told to reconnect
     unix: tuple[UnixListener, ...] = ()
 
 
@@ -78,7 +85,7 @@ class Gateway:
     """The REST face."""
 
     address: str = "127.0.0.1"
-    port: int = 8443
+    port: int = _within(8443, 1, 65535)
     certificate: Path = Path("/etc/hsmd/gateway.pem")
     key: Path = Path("/etc/hsmd/gateway.key")
     daemon: str = "127.0.0.1:7443"
@@ -86,11 +93,11 @@ class Gateway:
     daemon_certificate: Path = Path("/etc/hsmd/gateway-client.pem")  # what the daemon knows it by
     daemon_key: Path = Path("/etc/hsmd/gateway-client.key")
     daemon_name: str = ""  # expected in the daemon's certificate; "": the host above
-    channels: int = 8  # connections to the daemon, a process
-    workers: int = 1
-    body_bytes: int = 12 * 1024 * 1024
-    deadline_seconds: float = 20.0
-    grace_seconds: float = 10.0
+    channels: int = _within(8, 1, 1024)  # connections to the daemon, a process
+    workers: int = _within(1, 0, 1024)  # 0: one a core
+    body_bytes: int = _within(12 * 1024 * 1024, 1024, 1 << 30)
+    deadline_seconds: float = _within(20.0, 0.1, 3600)
+    grace_seconds: float = _within(10.0, 0, 3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +112,10 @@ class Audit:
 class Limits:
     """Bounds of the service."""
 
-    keys_per_project: int = 100
-    token_hours: int = 24
-    clock_minutes: int = 15  # how far a signature's clock may be off
-    message_bytes: int = 1024 * 1024  # one gRPC message
+    keys_per_project: int = _within(100, 0, 1_000_000_000)
+    token_hours: int = _within(24, 0, 24 * 365)
+    clock_minutes: int = _within(15, 1, 24 * 60)  # how far a signature's clock may be off
+    message_bytes: int = _within(1024 * 1024, 64 * 1024, 1 << 30)  # one gRPC message
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         if name.startswith(_ENVIRONMENT_PREFIX):
             _overlay(tree, name, text)
     built: Settings = _build(Settings, tree, "")
+    if not _REGION.fullmatch(built.region):  # it stands in alias URNs, between colons
+        raise ConfigError(f"region: letters, digits, - and _ are due, not {built.region!r}")
     return built
 
 
@@ -177,6 +186,10 @@ def _build(kind: type, tree: Mapping[str, Any], path: str) -> Any:
     ]
     if missing:
         raise ConfigError(f"{path}{missing[0]}: this option is missing")
+    for each in dataclasses.fields(kind):
+        least, most = each.metadata.get("least"), each.metadata.get("most")
+        if each.name in values and least is not None and not least <= values[each.name] <= most:
+            raise ConfigError(f"{path}{each.name}: {least:g} to {most:g} is due, not {values[each.name]!r}")
     return kind(**values)
 
 

@@ -62,15 +62,22 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def use(self, owner: str, version: int, key: WrappedKey, operation: Callable[[Handle], Result]) -> Result:
+    @property
+    def moment(self) -> int:
+        """A number that changes when anything is forgotten; taken before a key's row is read."""
+        return self._generation
+
+    def use(
+        self, owner: str, version: int, key: WrappedKey, operation: Callable[[Handle], Result], moment: int
+    ) -> Result:
         """Run the operation on the key's handle; loads the key when it is not there, or no longer.
 
+        When something was forgotten since `moment`, that may be this key: it is then loaded for this once.
         Raises what the operation raises, and Error(UNAVAILABLE) when the token is away.
         """
         slot = (owner, version)
         with self._lock:
             handle = self._loaded.get(slot)
-            generation = self._generation
             if handle is not None:
                 self._loaded.move_to_end(slot)
         if handle is not None:
@@ -78,7 +85,7 @@ class Keyring:
                 return operation(handle)
             except ObjectGone:
                 self._drop(slot, handle)
-        return self._use_anew(slot, key, operation, generation)
+        return self._use_anew(slot, key, operation, moment)
 
     def forget(self, owner: str) -> None:
         """Unload every version of the owner's."""

@@ -108,7 +108,7 @@ class Daemon:
         return self.answering(answer)
 
 
-class _Handler(grpc.GenericRpcHandler):
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
 

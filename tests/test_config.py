@@ -230,3 +230,23 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None
 def test_bad_toml_is_named_with_its_place(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"hsmd\.toml: not valid TOML: .*(line|end)"):
         load(written(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("[grpc]\nthreads = 0", "grpc.threads"),
+        ("[grpc]\nport = 70000", "grpc.port"),
+        ("[grpc]\nport = 0", "grpc.port"),
+        ("[gateway]\nport = 65536", "gateway.port"),
+        ("[hsm]\ndeadline_seconds = 0", "hsm.deadline_seconds"),
+        ("[limits]\nmessage_bytes = 0", "limits.message_bytes"),
+        ('region = "a:b"', "region"),
+        ('region = ""', "region"),
+    ],
+)
+def test_values_that_can_not_work_are_refused(tmp_path: Path, text: str, path: str) -> None:
+    file = tmp_path / "hsmd.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"^{path}: "):
+        load(file, {})

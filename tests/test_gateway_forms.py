@@ -346,7 +346,7 @@ class TestBodies:
 
 def _as(form: int) -> forms.Field:
     field = forms.Field()
-    setattr(field, "as", form)  # noqa: B010: a keyword can not be written as an attribute
+    setattr(field, "as", form)  # a keyword can not be written as an attribute
     return field
 
 

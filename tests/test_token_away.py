@@ -151,7 +151,8 @@ class Remote:
 @pytest.fixture
 def remote(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, Remote]]:
     """A daemon whose token is in another process, and that process; keys key-0 to key-7."""
-    with standing(tmp_path, {"HSMD__GRPC__WORKERS": "2"}, gateway=False) as stand:
+    settings = {"HSMD__GRPC__WORKERS": "2", "HSMD__GRPC__DEADLINE_SECONDS": "6"}
+    with standing(tmp_path, settings, gateway=False) as stand:
         with stand.client() as client:
             for number in range(8):
                 client.create_key(f"key-{number}")

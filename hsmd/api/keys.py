@@ -45,6 +45,7 @@ def list_keys(call: Call, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
         marker=request.marker if request.HasField("marker") else None,
         state=request.key_state,
         spec=request.key_spec,
+        enterprise_project_id=request.enterprise_project_id,
     )
     return pb.ListKeysResponse(
         keys=[key.id for key in page.keys],

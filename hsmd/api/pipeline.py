@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -88,7 +88,13 @@ class Pipeline:
             metadata = dict(context.invocation_metadata())
             caller = Caller("anonymous", request_id=_request_id(metadata))
             record = _Record(self._audit, method, self._process, started)
-            call = Call(self._core, caller, lambda: record.write(call, "OK"), grant=method.grant)
+            call = Call(
+                self._core,
+                caller,
+                lambda: record.write(call, "OK"),
+                grant=method.grant,
+                also=lambda event, resource: record.also(call, event, resource),
+            )
             answer, error = b"", None
             try:
                 answer = self._serve(method, serve, call, raw, context, metadata)
@@ -156,18 +162,26 @@ class _Record:
 
     def write(self, call: Call, code: str) -> None:
         """One line. Raises Error(UNAVAILABLE) when it can't be written: the call is then refused."""
+        self._append(call.caller, self._method.event, code, call.resource, call.key_version)
+        self.written = True
+
+    def also(self, call: Call, event: str, resource: str) -> None:
+        """The record of something else that the call brings about, in the name of the service itself."""
+        service = replace(call.caller, kind="system", user_id="", user_name="")
+        self._append(service, event, "OK", resource, 1)
+
+    def _append(self, caller: Caller, event: str, code: str, resource: str, key_version: int) -> None:
         record = of_call(
-            call.caller,
-            event=self._method.event,
+            caller,
+            event=event,
             method=self._method.name,
             result=code,
-            resource=call.resource,
-            key_version=call.key_version,
+            resource=resource,
+            key_version=key_version,
             process=self._process,
             seconds=time.monotonic() - self._started,
         )
         self._audit.append(record, timeout=_AUDIT_SECONDS)
-        self.written = True
 
     def write_after(self, call: Call, error: Error | None) -> Error | None:
         """The line of a call that changed nothing or failed to; what prevented it, if anything did."""

@@ -52,5 +52,5 @@ class Pool(futures.Executor):
                 continue
             try:
                 future.set_result(task())
-            except BaseException as error:  # noqa: BLE001: the future carries whatever the task raised
+            except BaseException as error:  # the future carries whatever the task raised
                 future.set_exception(error)

@@ -15,6 +15,11 @@ from google.rpc import error_details_pb2, status_pb2
 _DOMAIN = "hsmd"
 _DETAILS = "grpc-status-details-bin"
 REQUEST_ID = "hsmd-request-id"
+_UNANSWERED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # the daemon gave the call up: its own time was over, or it ends
+)
 NO_TINK = "Tink is not installed; the extra brings it: pip install 'hsmd[tink]'"
 
 
@@ -43,7 +48,7 @@ class ApiError(ClientError):
     @property
     def unanswered(self) -> bool:
         """The service could not be reached, or did not answer in time: later may be better."""
-        return self.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return self.status in _UNANSWERED
 
 
 def from_rpc(error: grpc.RpcError, request_id: str) -> ApiError:

@@ -89,7 +89,16 @@ def _check_certificates(settings: Grpc) -> None:
         raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
 
 
+# Of TLS 1.2, which gRPC for Python can't be told to refuse; those of TLS 1.3 are all good (decision 7).
+_TLS_1_2_SUITES = ":".join(
+    f"ECDHE-{key}-{cipher}"
+    for cipher in ("AES256-GCM-SHA384", "AES128-GCM-SHA256", "CHACHA20-POLY1305")
+    for key in ("ECDSA", "RSA")
+)
+
+
 def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
     from hsmd.daemon import worker  # gRPC must be loaded after the fork
 
     logs.configure(settings.log, f"worker-{index}")

@@ -26,10 +26,10 @@ from hsmd.errors import (
 )
 from hsmd.store import Tx, aliases, grants, keys
 from hsmd.store.grants import Grant
-from hsmd.store.keys import Key
+from hsmd.store.keys import DESTROYED, Key
 
 # DEW's key states.
-DESTROYED, ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT, FROZEN = 0, 2, 3, 4, 5, 7
+ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT, FROZEN = 2, 3, 4, 5, 7
 _STATE_NAMES = {1: "pending activation", PENDING_IMPORT: "pending import", FROZEN: "frozen"}
 
 ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
@@ -84,12 +84,17 @@ def check_refused(call: Call, reference: str) -> None:
     call.check_allowed()
 
 
+def is_key_id(reference: str) -> bool:
+    """Whether it is a key's id, not an alias."""
+    return _UUID.fullmatch(reference) is not None
+
+
 def alias_of(call: Call, reference: str) -> str | None:
     """The alias that a reference names: `alias/NAME` or `kms:REGION:DOMAIN:alias:NAME`; None for a key id.
 
     Raises Error(KEY_ID_INVALID) for what is no reference, Error(KEY_NOT_FOUND) for a foreign URN.
     """
-    if _UUID.fullmatch(reference):
+    if is_key_id(reference):
         return None
     if match := _ALIAS.fullmatch(reference):
         return match[1]

@@ -15,6 +15,8 @@ from hsmd.store import Store, Tx, aliases, keys
 
 Row = TypeVar("Row")
 
+DAY_MILLIS = 24 * 60 * 60 * 1000
+
 # Labels of the token objects that initialisation makes.
 ROOT_KEY_LABEL = "hsmd-root-1"
 SEALING_KEY_LABEL = "hsmd-sealing"
@@ -111,12 +113,18 @@ class Core:
         self.keyring.forget(identifier)
 
 
+def _nothing_else(_event: str, _resource: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Call:
     """One request: who asks, with which parts, and what its audit record will name.
 
     `before_commit` runs when all of a change stands and before it is committed: the place where the audit
-    record is written, so that a change and its record happen together or not at all.
+    record is written, so that a change and its record happen together or not at all. `also` writes the record
+    of something else that the call brings about: its event and its resource. `moment` is when it began, for
+    the keyring.
 
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
@@ -127,9 +135,14 @@ class Call:
     before_commit: Callable[[], None]
     resource: str = ""
     key_version: int = 0
+    also: Callable[[str, str], None] = _nothing_else
     grant: str = ""
     refused: str = ""
     granted: bool = False
+    moment: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.moment = self.core.keyring.moment
 
     def check_allowed(self) -> None:
         """Raises Error(ACTION_REFUSED) when neither roles nor anything else have allowed the call."""

@@ -3,13 +3,11 @@
 from dataclasses import replace
 
 from hsmd.domain import access, keys
-from hsmd.domain.core import Call
+from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
 from hsmd.store import aliases, grants, tags
 from hsmd.store import keys as rows
 from hsmd.store.keys import Key
-
-_DAY_MILLIS = 24 * 60 * 60 * 1000
 
 
 def schedule(call: Call, reference: str, days: int) -> Key:
@@ -20,7 +18,7 @@ def schedule(call: Call, reference: str, days: int) -> Key:
         key = keys.custom(access.key_for_change(call, tx, reference))
         if key.state == access.PENDING_DELETION:
             raise Error(ALREADY_PENDING_DELETION, key=key.id)
-        due = call.core.clock() + days * _DAY_MILLIS
+        due = call.core.clock() + days * DAY_MILLIS
         key = replace(key, state=access.PENDING_DELETION, deletion_date=due)
         rows.update_key(tx, key)
         return key
@@ -60,7 +58,7 @@ def destroy(call: Call, key_id: str) -> bool:
         grants.delete_of_key(tx, key.id)
         aliases.release(tx, key)
         tags.release(tx, key.id)
-        rows.update_key(tx, replace(key, state=access.DESTROYED))
+        rows.update_key(tx, replace(key, state=rows.DESTROYED))
         call.resource = key.id
         call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
     return True

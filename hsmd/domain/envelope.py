@@ -21,7 +21,7 @@ from typing import NamedTuple
 from hsmd.algorithms import BY_NAME
 from hsmd.domain import access, usage
 from hsmd.domain.core import Call
-from hsmd.errors import CIPHERTEXT_INVALID, CONTEXT_INVALID, KEY_ID_INVALID, KEY_NOT_FOUND, Error
+from hsmd.errors import CIPHERTEXT_INVALID, CONTEXT_INVALID, KEY_NOT_FOUND, Error
 from hsmd.hsm import BadData
 from hsmd.store import keys
 from hsmd.store.keys import Key, KeyVersion
@@ -76,6 +76,7 @@ def seal(call: Call, key: Key, kind: int, data: bytes, context: bytes) -> bytes:
         version.version,
         version,
         lambda handle: call.core.token.encrypt(handle, iv, padded, front + _ZERO + context),
+        call.moment,
     )
     body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
     call.key_version = version.version
@@ -102,6 +103,7 @@ def open_sealed(call: Call, blob: bytes, kind: int, context: bytes, reference: s
             lambda handle: call.core.token.decrypt(
                 handle, header.iv, header.body, header.front + _ZERO + context
             ),
+            call.moment,
         )
     except BadData as error:
         raise Error(CIPHERTEXT_INVALID) from error
@@ -158,12 +160,12 @@ def _parse(blob: bytes, kind: int) -> Header:
 def _named_key(call: Call, key_id: str, reference: str) -> Key:
     """The key that the header names, if it is the caller's; a stranger learns nothing about it."""
     expected = access.key(call, reference) if reference else None
-    if expected is not None and expected.id != key_id:
+    if not access.is_key_id(key_id) or (expected is not None and expected.id != key_id):
         raise Error(CIPHERTEXT_INVALID)
     try:
         return expected or access.key(call, key_id)
     except Error as error:
-        if error.fault in (KEY_NOT_FOUND, KEY_ID_INVALID):
+        if error.fault is KEY_NOT_FOUND:
             raise Error(CIPHERTEXT_INVALID) from error
         raise
 

@@ -117,11 +117,14 @@ def by_signature(core: Core, evidence: Signature) -> Identity:
         )
     hashed = hashlib.sha256(evidence.canonical_request).hexdigest()
     text = f"{SIGNING_ALGORITHM}\n{evidence.date}\n{hashed}".encode()
+    moment = core.keyring.moment
     row = core.cache.get(evidence.access_key, "access key", lambda: _access_key(core, evidence.access_key))
     if row is None:
         computed = _credential_mac(core, text)
     else:
-        computed = core.keyring.use(row.id, 0, AccessKeyMaterial(row), lambda key: core.token.hmac(key, text))
+        computed = core.keyring.use(
+            row.id, 0, AccessKeyMaterial(row), lambda key: core.token.hmac(key, text), moment
+        )
     right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
     if row is None or not row.enabled or not right:
         raise Error(IDENTITY_REFUSED, reason="verify aksk signature fail")
@@ -151,7 +154,7 @@ def act(core: Core, identity: Identity, project_id: str, source: str, request_id
     Raises Error(PROJECT_DIFFERS, TOKEN_WITHOUT_PROJECT) for a token's other project and
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
-    if identity.kind == "token" and project_id and project_id != identity.bound_project:
+    if identity.kind in ("token", "socket") and project_id and project_id != identity.bound_project:
         raise Error(PROJECT_DIFFERS if identity.bound_project else TOKEN_WITHOUT_PROJECT)
     project_id = project_id or identity.bound_project
     user = identity.user

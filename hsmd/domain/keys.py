@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
 from hsmd.domain import access
-from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
 from hsmd.errors import (
     ALIAS_INVALID,
     DESCRIPTION_INVALID,
@@ -39,7 +39,6 @@ DEFAULT_KEYSTORE = "0"
 _ALIAS = re.compile(r"[a-zA-Z0-9:/_-]{1,255}")
 _SEQUENCE_LENGTH = 36
 _DESCRIPTION_LENGTH = 255
-_DAY_MILLIS = 24 * 60 * 60 * 1000
 _PAGE = 10
 _LARGEST_PAGE = 1000
 
@@ -77,7 +76,9 @@ def create_key(
     check_description(description)
     check_sequence(sequence)
     digest = hashlib.sha256(
-        json.dumps([alias, row.name, usage, description, origin, enterprise_project_id]).encode()
+        json.dumps(
+            [alias, row.name, usage or row.usages[0], description, enterprise_project_id or "0"]
+        ).encode()
     ).digest()
     if sequence and (earlier := _answered(call, sequence, digest)):
         return earlier
@@ -91,7 +92,7 @@ def create_key(
             raise Error(QUOTA_EXCEEDED, quota=quota)
         keys.insert_key(tx, key, version)
         if sequence:
-            sequences.forget_older(tx, key.created - _DAY_MILLIS)
+            sequences.forget_older(tx, key.created - DAY_MILLIS)
             sequences.remember(tx, key.project_id, "create-key", sequence, digest, key.id, key.created)
         call.resource, call.key_version = key.id, version.version
     return key
@@ -102,16 +103,36 @@ def describe_key(call: Call, reference: str) -> Key:
     return access.key(call, reference)
 
 
-def list_keys(call: Call, *, limit: int | None, marker: int | None, state: int = 0, spec: str = "") -> Page:
-    """The project's keys from position `marker` on, oldest first. DEW: list-keys."""
+def list_keys(
+    call: Call,
+    *,
+    limit: int | None,
+    marker: int | None,
+    state: int = 0,
+    spec: str = "",
+    enterprise_project_id: str = "",
+) -> Page:
+    """The project's keys from position `marker` on, oldest first. DEW: list-keys.
+
+    `spec` and `enterprise_project_id` may be "" or ALL (of all enterprise projects: all), for every one.
+    """
     limit, marker = page_bounds(limit, marker)
     if spec not in ("", "ALL") and spec not in KEY_SPECS:
         raise Error(SPEC_INVALID, reason=f"ALL, {', '.join(KEY_SPECS)} are due")
     wanted_spec = None if spec in ("", "ALL") else spec
+    enterprise = None if enterprise_project_id.lower() in ("", "all") else enterprise_project_id
+    project = call.caller.project_id
     with call.read() as tx:
-        project = call.caller.project_id
-        rows = keys.list_keys(tx, project, limit=limit, offset=marker, state=state or None, spec=wanted_spec)
-        total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec)
+        rows = keys.list_keys(
+            tx,
+            project,
+            limit=limit,
+            offset=marker,
+            state=state or None,
+            spec=wanted_spec,
+            enterprise=enterprise,
+        )
+        total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
     after = marker + len(rows)
     return Page(rows, total, after if rows and after < total else None)
 
@@ -255,7 +276,7 @@ def _answered(call: Call, sequence: str, digest: bytes) -> Key | None:
 def _recall(call: Call, tx: Tx, sequence: str, digest: bytes) -> Key | None:
     """The key that this sequence made within 24 hours; Error(SEQUENCE_INVALID) if it asked otherwise."""
     found = sequences.recall(tx, call.caller.project_id, "create-key", sequence)
-    if found is None or found[2] < call.core.clock() - _DAY_MILLIS:
+    if found is None or found[2] < call.core.clock() - DAY_MILLIS:
         return None
     if found[0] != digest:
         raise Error(SEQUENCE_INVALID, reason="it was used for a request with other parameters")
@@ -285,12 +306,21 @@ def _default_service(call: Call, reference: str) -> str | None:
 
 
 def _default_key(call: Call, service: str) -> Key:
-    """Make the project's default key for the service, unless another call was faster."""
+    """Make the project's default key for the service, unless another call was faster.
+
+    Who may encrypt with it may have it made: that is no act of the caller's but of the service it calls for.
+    """
     alias = f"{service}/default"
     draft = _new_key(call, alias, AES_256, f"Default key of {service}", "0")
     key = replace(draft, is_default=True)
     version = _new_version(call, key, AES_256)
-    with call.core.store.write() as tx:
+    present: Key | None = None
+
+    def record() -> None:
+        if present is None:
+            call.also("createKey", key.id)
+
+    with call.core.store.write(record) as tx:
         present = keys.get_key_by_alias(tx, call.caller.project_id, alias)
         if present is not None:
             return present

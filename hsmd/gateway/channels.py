@@ -4,6 +4,7 @@ SO_REUSEPORT spreads connections, not calls. Each channel has its own connection
 busy one that is ready. Lost connections come back by themselves.
 """
 
+import time
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -87,12 +88,13 @@ class Channels:
         be repeated. gRPC itself repeats what surely was not sent.
         """
         line = self._best(None)
+        end = time.monotonic() + seconds
         try:
             return await line.call(method, request, metadata, seconds)
         except grpc.aio.AioRpcError as error:
             if not repeatable or error.code() is not grpc.StatusCode.UNAVAILABLE or said_by_daemon(error):
                 raise
-        return await self._best(line).call(method, request, metadata, seconds)
+        return await self._best(line).call(method, request, metadata, max(0.0, end - time.monotonic()))
 
     def _best(self, broken: _Line | None) -> _Line:
         start = next(self._starts)

@@ -55,7 +55,7 @@ def field_options(field: FieldDescriptor) -> options_pb2.Field:
 
 def form_of(options: options_pb2.Field | options_pb2.Also) -> int:
     """The declared form, a number of enum Form."""
-    form: int = getattr(options, "as")  # noqa: B009: a keyword can not be written as an attribute
+    form: int = getattr(options, "as")  # a keyword can not be written as an attribute
     return form
 
 

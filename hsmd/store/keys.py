@@ -132,11 +132,18 @@ def get_version(tx: Tx, key_id: str, version: int) -> KeyVersion | None:
 
 
 def list_keys(
-    tx: Tx, project_id: str, *, limit: int, offset: int, state: int | None = None, spec: str | None = None
+    tx: Tx,
+    project_id: str,
+    *,
+    limit: int,
+    offset: int,
+    state: int | None = None,
+    spec: str | None = None,
+    enterprise: str | None = None,
 ) -> list[Key]:
-    """Living keys of the project in the order of their making. Raises SealBroken."""
+    """Living keys of the project (and enterprise project) in the order of their making. Raises SealBroken."""
     query = _KEYS.where(KEYS.c.project_id == project_id, LIVING).order_by(KEYS.c.created, KEYS.c.id)
-    return _KEYS.many(tx, _filtered(query, state, spec).limit(limit).offset(offset))
+    return _KEYS.many(tx, _filtered(query, state, spec, enterprise).limit(limit).offset(offset))
 
 
 def count_keys(
@@ -145,6 +152,7 @@ def count_keys(
     *,
     state: int | None = None,
     spec: str | None = None,
+    enterprise: str | None = None,
     custom_only: bool = False,
     at_most: int | None = None,
 ) -> int:
@@ -155,7 +163,7 @@ def count_keys(
     query = select(KEYS.c.state).where(KEYS.c.project_id == project_id, LIVING)
     if custom_only:
         query = query.where(KEYS.c.is_default == literal_column("0"))
-    rows = _filtered(query, state, spec).limit(at_most).subquery()
+    rows = _filtered(query, state, spec, enterprise).limit(at_most).subquery()
     return tx.connection.execute(select(func.count()).select_from(rows)).scalar_one()
 
 
@@ -193,11 +201,13 @@ def reserve_usage(tx: Tx, key_id: str, version: int, block: int, limit: int) -> 
     return granted
 
 
-def _filtered(query: Select[Any], state: int | None, spec: str | None) -> Select[Any]:
+def _filtered(query: Select[Any], state: int | None, spec: str | None, enterprise: str | None) -> Select[Any]:
     if state is not None:
         query = query.where(KEYS.c.state == state)
     if spec is not None:
         query = query.where(KEYS.c.spec == spec)
+    if enterprise is not None:
+        query = query.where(KEYS.c.enterprise_project_id == enterprise)
     return query
 
 
