@@ -70,9 +70,7 @@ def carry_out_deletions(core: Core, audit: Log) -> int:
     gone = 0
     for key_id in deletion.due(_system_call(core, audit, "deleteKey", "warden/due-deletions")):
         try:
-            gone += deletion.destroy(
-                _system_call(core, audit, "deleteKey", "warden/due-deletions"), key_id
-            )
+            gone += deletion.destroy(_system_call(core, audit, "deleteKey", "warden/due-deletions"), key_id)
         except (Error, SealBroken) as error:  # one key's trouble is not the others'
             log.error("key %s is due but was not destroyed: %s", key_id, error)  # noqa: TRY400 -- says all
     return gone
