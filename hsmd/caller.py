@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-IdentityKind = Literal["certificate", "access-key", "token", "socket", "system", "anonymous"]
+IdentityKind = Literal["certificate", "access-key", "token", "password", "socket", "system", "anonymous"]
 
 
 @dataclass(frozen=True, slots=True)

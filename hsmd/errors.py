@@ -47,7 +47,6 @@ NO_SUCH_API = Fault("APIGW.0101", 404, "UNIMPLEMENTED", "No such API: {verb} {pa
 IDENTITY_REFUSED = Fault(
     "APIGW.0301", 401, "UNAUTHENTICATED", "Incorrect IAM authentication information: {reason}."
 )
-TOKEN_MISSING = Fault("KMS.0301", 403, "UNAUTHENTICATED", "X-Auth-Token is missing or not valid.")
 TOKEN_INVALID = Fault("KMS.0302", 403, "UNAUTHENTICATED", "X-Auth-Token is not valid.")
 TOKEN_EXPIRED = Fault("KMS.0303", 403, "UNAUTHENTICATED", "X-Auth-Token has expired.")
 TOKEN_WITHOUT_PROJECT = Fault("KMS.0305", 403, "PERMISSION_DENIED", "X-Auth-Token has no valid project.")
@@ -198,7 +197,6 @@ CIPHERTEXT_INVALID = Fault("KMS.2201", 400, "INVALID_ARGUMENT", "The cipher_text
 CIPHER_LENGTH_INVALID = Fault(
     "KMS.2202", 400, "INVALID_ARGUMENT", "datakey_cipher_length is not valid: 1 to 1148 bytes are due."
 )
-CIPHER_DIGEST_DIFFERS = Fault("KMS.2203", 400, "INVALID_ARGUMENT", "The data key's digest does not match.")
 CIPHER_LENGTH_DIFFERS = Fault(
     "KMS.2204", 400, "INVALID_ARGUMENT", "The cipher_text does not have datakey_cipher_length."
 )

@@ -33,12 +33,13 @@ _TABLE = """
     429 RESOURCE_EXHAUSTED APIGW.0308
     403 PERMISSION_DENIED KMS.0306
     401 UNAUTHENTICATED IAM.0001 APIGW.0301
-    403 UNAUTHENTICATED KMS.0301 KMS.0302 KMS.0303
+    403 UNAUTHENTICATED KMS.0302 KMS.0303
     403 PERMISSION_DENIED KMS.0305 KMS.0307 KMS.0321 KMS.0330
     404 NOT_FOUND KMS.0207
     404 UNIMPLEMENTED APIGW.0101
     405 UNIMPLEMENTED KMS.0215
     413 INVALID_ARGUMENT APIGW.0201
+    429 RESOURCE_EXHAUSTED APIGW.0308
 """
 STATUSES: dict[str, tuple[int, str]] = {
     code: (int(http), status)
@@ -98,7 +99,7 @@ def refused(answer: Answer, code: str) -> Refused:
         assert set(tree["error"]) == {"code", "message", "title"}
         assert tree["error"]["code"] == answer.status
         message = tree["error"]["message"]
-    elif code in ("APIGW.0101", "APIGW.0201", "APIGW.0301", "KMS.0215"):
+    elif code in ("APIGW.0101", "APIGW.0201", "APIGW.0301", "APIGW.0308", "KMS.0215"):
         assert set(tree) == {"error_code", "error_msg", "request_id"}
         assert (tree["error_code"], tree["request_id"]) == (code, request_id)
         message = tree["error_msg"]

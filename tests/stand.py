@@ -1,8 +1,10 @@
 """A whole hsmd for tests: development HSM, daemon and gateway as processes, and ways to call them."""
 
 import base64
+import http.client
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -38,6 +40,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def elsewhere() -> str:
+    """An address of the loopback that hardly anybody else calls from: failures are counted by address."""
+    return ".".join(["127", *(str(each) for each in random.choices(range(1, 255), k=3))])  # noqa: S311 -- no secret
 
 
 @dataclass(frozen=True)
@@ -147,8 +154,9 @@ class Stand:
         *,
         token: str = "",
         headers: Mapping[str, str] | None = None,
+        source: str = "127.0.0.1",
     ) -> Answer:
-        """One HTTPS request; a bytes body goes out as it is, anything else as JSON."""
+        """One HTTPS request from `source`; a bytes body goes out as it is, anything else as JSON."""
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.dev.rest + path, data=data, method=verb)  # noqa: S310 -- https
         request.add_header("Content-Type", "application/json")
@@ -157,16 +165,18 @@ class Stand:
         for name, value in (headers or {}).items():
             request.add_header(name, value)
         opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(self.dev.ca))),
+            _From(source, ssl.create_default_context(cafile=str(self.dev.ca))),
             _NoErrors(),
         )
         with opener.open(request, timeout=60) as response:
             return Answer(response.status, response.headers, response.read())
 
-    def kms(self, operation: str, body: object, *, token: str = "", project: str = "") -> Answer:
+    def kms(
+        self, operation: str, body: object, *, token: str = "", project: str = "", source: str = "127.0.0.1"
+    ) -> Answer:
         """One KMS operation by POST with a token (the development user's when none is given)."""
-        project = project or self.dev.project_id
-        return self.rest("POST", f"/v1.0/{project}/kms/{operation}", body, token=token or self.token())
+        path = f"/v1.0/{project or self.dev.project_id}/kms/{operation}"
+        return self.rest("POST", path, body, token=token or self.token(), source=source)
 
     def token(self, who: Tenant | None = None) -> str:
         """A project token against the password."""
@@ -204,6 +214,17 @@ class Stand:
         """Every audit record there is."""
         files = sorted((self.dev.data / "audit").glob("*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+class _From(urllib.request.HTTPSHandler):
+    """Calls from one address of this machine."""
+
+    def __init__(self, source: str, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._how = {"context": context, "source_address": (source, 0)}
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(http.client.HTTPSConnection, req, **self._how)
 
 
 class _NoErrors(urllib.request.HTTPErrorProcessor):

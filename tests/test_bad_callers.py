@@ -220,6 +220,21 @@ def test_forged_evidence_from_a_gateway(stand: Stand, stranger: Tenant, gateway:
     _list(gateway, list(right.items()), project)
 
 
+@pytest.mark.parametrize(
+    ("access_key", "named"),
+    [("AKNOBODY_-1", "AKNOBODY_-1"), ("A" * 64, "A" * 64), ("A" * 65, "?"), ("a b", "?"), ("a/b", "?")],
+)
+def test_a_refused_signature_is_recorded_with_what_can_be_an_access_key(
+    stand: Stand, gateway: KeysStub, access_key: str, named: str
+) -> None:
+    for path in (_path(stand, "list-keys"), "/elsewhere/"):
+        evidence = dict(_signed(stand, "POST", path)) | {"hsmd-access-key": access_key}
+        with refusal("APIGW.0301") as seen:
+            _list(gateway, list(evidence.items()), stand.dev.project_id)
+        one = record(stand, seen.last.request_id)
+        assert (one["identity"], one["resource"]) == ("anonymous", f"access-key/{named}")
+
+
 def test_a_signature_is_for_one_route(stand: Stand, stranger: Tenant) -> None:
     """A gateway that was broken into can't turn a signed request into another operation, project or verb."""
     project = stand.dev.project_id

@@ -2,6 +2,8 @@
 
 import base64
 import re
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,16 +12,19 @@ import pytest
 from hsmd.client import Client
 from hsmd.pb.v1 import identity_pb2 as pb
 from tests.calls import fresh, record, refusal, refused
-from tests.stand import Answer, Stand, Tenant
+from tests.stand import Answer, Stand, Tenant, elsewhere, eventually, standing
 
 ISO = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
-def _ask(stand: Stand, user: dict[str, Any], scope: dict[str, Any] | None = None) -> Answer:
+def _ask(
+    stand: Stand, user: dict[str, Any], scope: dict[str, Any] | None = None, *, source: str = ""
+) -> Answer:
+    """By default from an address that no other test calls from."""
     auth: dict[str, Any] = {"identity": {"methods": ["password"], "password": {"user": user}}}
     if scope is not None:
         auth["scope"] = scope
-    return stand.rest("POST", "/v3/auth/tokens", {"auth": auth})
+    return stand.rest("POST", "/v3/auth/tokens", {"auth": auth}, source=source or elsewhere())
 
 
 def _by_name(stand: Stand, **changes: Any) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def _by_name(stand: Stand, **changes: Any) -> dict[str, Any]:
 
 def test_a_project_token(stand: Stand) -> None:
     before = datetime.now(UTC)
-    answer = _ask(stand, _by_name(stand), {"project": {"name": stand.dev.region}})
+    answer = _ask(stand, _by_name(stand), {"project": {"name": stand.dev.region}}, source="127.1.2.3")
     assert answer.status == 201
     assert len(answer.headers["X-Subject-Token"]) > 100
     body = answer.json
@@ -55,7 +60,9 @@ def test_a_project_token(stand: Stand) -> None:
         }
     }
     one = record(stand, answer.headers["X-Request-Id"])
-    assert (one["event"], one["result"], one["source"]) == ("createToken", "OK", "127.0.0.1")
+    assert (one["event"], one["result"], one["source"]) == ("createToken", "OK", "127.1.2.3")
+    assert (one["identity"], one["user"], one["user_id"]) == ("password", stand.dev.user, stand.dev.user_id)
+    assert (one["domain_id"], one["project_id"]) == (stand.dev.domain_id, stand.dev.project_id)
     used = stand.kms("list-keys", {}, token=answer.headers["X-Subject-Token"])
     assert used.status == 200
 
@@ -102,6 +109,8 @@ def test_a_token_over_grpc(client: Client, stand: Stand) -> None:
 
 def test_whatever_is_wrong_the_answer_is_the_same(stand: Stand, stranger: Tenant) -> None:
     project = {"project": {"id": stand.dev.project_id}}
+    # Not five wrong ones in a row for one spelling of the user: it would have to pause.
+    by_id = {"id": stand.dev.user_id, "password": stand.dev.password}
     answers = [
         _ask(stand, _by_name(stand, password="wrong"), project),
         _ask(stand, _by_name(stand, password=stand.dev.password + " "), project),
@@ -111,15 +120,18 @@ def test_whatever_is_wrong_the_answer_is_the_same(stand: Stand, stranger: Tenant
         _ask(stand, {"id": "0" * 32, "password": stand.dev.password}, project),
         _ask(stand, {"id": "no id", "password": stand.dev.password}, project),
         _ask(stand, {"id": stand.dev.user_id, "password": stranger.password}, project),
-        _ask(stand, _by_name(stand), {"project": {"id": stranger.project_id}}),
-        _ask(stand, _by_name(stand), {"project": {"id": "0" * 32}}),
-        _ask(stand, _by_name(stand), {"project": {"name": "nowhere"}}),
+        _ask(stand, by_id, {"project": {"id": stranger.project_id}}),
+        _ask(stand, by_id, {"project": {"id": "0" * 32}}),
+        _ask(stand, by_id, {"project": {"name": "nowhere"}}),
     ]
     assert len({refused(each, "IAM.0001").message for each in answers}) == 1
     assert len({each.raw for each in answers}) == 1
     assert all("X-Subject-Token" not in each.headers for each in answers)
     for each in answers:
         assert record(stand, each.headers["X-Request-Id"])["result"] == "IAM.0001"
+    named = [record(stand, each.headers["X-Request-Id"])["resource"] for each in answers]
+    known = f"user/{stand.dev.user_id}"
+    assert named == [known] * 2 + ["unknown user"] * 5 + [known] * 4
 
 
 def _auth(user: object, methods: object = ("password",)) -> dict[str, Any]:
@@ -190,10 +202,11 @@ def test_a_token_forged_at_any_byte(stand: Stand) -> None:
         forged = bytearray(raw)
         forged[position] ^= 1 << position % 8
         token = base64.urlsafe_b64encode(bytes(forged)).decode()
-        seen = refused(stand.kms("list-keys", {}, token=token), "KMS.0302")
-        assert record(stand, seen.request_id)["user_id"] == ""
+        seen = refused(stand.kms("list-keys", {}, token=token, source=elsewhere()), "KMS.0302")
+        one = record(stand, seen.request_id)
+        assert (one["user_id"], one["resource"]) == ("", "unknown user")
     for length in (1, 2, 3, 4, len(text) // 2, len(text) - 4, len(text) - 1):
-        refused(stand.kms("list-keys", {}, token=text[:length]), "KMS.0302")
+        refused(stand.kms("list-keys", {}, token=text[:length], source=elsewhere()), "KMS.0302")
     assert stand.kms("list-keys", {}, token=text).status == 200
 
 
@@ -201,10 +214,11 @@ def test_one_token_has_one_spelling(stand: Stand) -> None:
     text = stand.token()
     for position in [*range(0, len(text), 17), *range(len(text) - 6, len(text))]:
         other = "B" if text[position] != "B" else "C"
-        refused(stand.kms("list-keys", {}, token=text[:position] + other + text[position + 1 :]), "KMS.0302")
+        spelled = text[:position] + other + text[position + 1 :]
+        refused(stand.kms("list-keys", {}, token=spelled, source=elsewhere()), "KMS.0302")
     for spelled in (text + "=", text + "AAAA", "AAAA" + text, text.rstrip("="), text + text):
         if spelled != text:
-            refused(stand.kms("list-keys", {}, token=spelled), "KMS.0302")
+            refused(stand.kms("list-keys", {}, token=spelled, source=elsewhere()), "KMS.0302")
 
 
 @pytest.mark.parametrize("token", ["x", "a" * 4096, "MIIabc==", "null", "{}"])
@@ -236,7 +250,8 @@ def test_nobody_is_refused_everywhere(stand: Stand) -> None:
 
 def test_an_expired_token(strict: Stand) -> None:
     token = strict.token()
-    refused(strict.kms("list-keys", {}, token=token), "KMS.0303")
+    expired = refused(strict.kms("list-keys", {}, token=token), "KMS.0303")
+    assert record(strict, expired.request_id)["resource"] == f"user/{strict.dev.user_id}"
     seen = strict.rest("GET", "/v3/projects", token=token)
     assert seen.status == 403
     raw = bytearray(base64.urlsafe_b64decode(token))
@@ -320,3 +335,93 @@ def test_an_open_method_still_needs_a_body_that_is_right(client: Client) -> None
         client.identity.CreateToken(pb.CreateTokenRequest(auth={"identity": {"methods": ["totp"]}}))
     with refusal("KMS.0204"):
         client.identity.CreateToken(pb.CreateTokenRequest())
+
+
+# Guessing
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A stand with one worker: each counts for itself."""
+    with standing(tmp_path_factory.mktemp("alone"), {"HSMD__GRPC__WORKERS": "1"}) as one:
+        yield one
+
+
+def _until_slowed(attempt: Callable[[], Answer]) -> list[Answer]:
+    """Attempts up to the first that has to pause; the pauses double, so that it comes on any machine."""
+    answers = []
+    for _ in range(60):
+        answers.append(attempt())
+        if answers[-1].status == 429:
+            return answers
+    raise AssertionError("nothing slowed it down")
+
+
+def _told(answers: list[Answer]) -> list[str]:
+    """What was told, without the number of seconds."""
+    last = refused(answers[-1], "APIGW.0308").message
+    wrong = [refused(each, "IAM.0001").message for each in answers[:-1]]
+    return [*wrong[:5], re.sub(r"\d+", "N", last)]
+
+
+def test_guesses_at_a_user_are_slowed_down_from_anywhere(alone: Stand) -> None:
+    victim = alone.add_tenant("victim")
+    guess = {"password": "wrong", "domain": {"name": "domain-victim"}}
+    known = _until_slowed(lambda: _ask(alone, {"name": "victim", **guess}))
+    unknown = _until_slowed(lambda: _ask(alone, {"name": "nobody", **guess}))
+    assert min(len(known), len(unknown)) > 5
+    assert _told(known) == _told(unknown)
+    for answers, resource in ((known, f"user/{victim.user_id}"), (unknown, "unknown user")):
+        one = record(alone, refused(answers[-1], "APIGW.0308").request_id)
+        assert (one["event"], one["result"], one["resource"]) == ("createToken", "APIGW.0308", resource)
+        assert (one["identity"], one["user_id"]) == ("anonymous", "")
+    assert _ask(alone, _by_name(alone)).status == 201  # others go on
+    right = {"name": "victim", "domain": guess["domain"], "password": victim.password}
+    _until_slowed(lambda: _ask(alone, {"name": "victim", **guess}))
+    refused(_ask(alone, right), "APIGW.0308")  # told nothing, not even that it was right
+    assert eventually(lambda: _ask(alone, right).status == 201, 60)
+    for _ in range(4):  # and it begins anew
+        refused(_ask(alone, {"name": "victim", **guess}), "IAM.0001")
+    assert _ask(alone, right).status == 201
+
+
+def test_a_source_that_tries_one_user_after_the_other_is_slowed_down(alone: Stand) -> None:
+    source = elsewhere()
+    tried = _until_slowed(lambda: _ask(alone, _by_name(alone, name=fresh("user")), source=source))
+    assert len(tried) > 5
+    _until_slowed(lambda: _ask(alone, _by_name(alone, name=fresh("user")), source=source))
+    refused(_ask(alone, _by_name(alone), source=source), "APIGW.0308")
+    assert _ask(alone, _by_name(alone)).status == 201
+    token = alone.token()  # from an address that did nothing
+    assert alone.kms("list-keys", {}, token=token, source=source).status == 200  # tokens count for themselves
+
+
+def test_a_client_with_a_wrong_token_stops_itself_only(alone: Stand) -> None:
+    source, token = elsewhere(), alone.token()
+    wrong = token[:-8] + "AAAAAAAA"
+    tried = _until_slowed(lambda: alone.kms("list-keys", {}, token=wrong, source=source))
+    assert {each.status for each in tried[:-1]} == {403}
+    assert len(tried) > 25
+    assert alone.kms("list-keys", {}, token=token, source=source).status == 200
+    others = _until_slowed(
+        lambda: alone.kms("list-keys", {}, token=wrong[:-8] + uuid.uuid4().hex[:8], source=source)
+    )
+    assert len(others) > 10  # the source has used up half of its allowance
+    _until_slowed(lambda: alone.kms("list-keys", {}, token=fresh(), source=source))
+    refused(alone.kms("list-keys", {}, token=token, source=source), "APIGW.0308")
+    assert alone.kms("list-keys", {}, token=token, source=elsewhere()).status == 200
+
+
+def test_refused_signatures_name_their_access_key(alone: Stand) -> None:
+    date = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    signature = f"SDK-HMAC-SHA256 Access=AKNOBODY_-1, SignedHeaders=host;x-sdk-date, Signature={'0' * 64}"
+    headers = {"X-Sdk-Date": date, "Authorization": signature}
+    path, source = f"/v1.0/{alone.dev.project_id}/kms/list-keys", elsewhere()
+    tried = _until_slowed(lambda: alone.rest("POST", path, {}, headers=headers, source=source))
+    assert len(tried) > 25
+    for each in (tried[0], tried[1], tried[-1]):  # not known yet, known as absent, and slowed down
+        one = record(alone, each.headers["X-Request-Id"])
+        assert (one["identity"], one["resource"]) == ("anonymous", "access-key/AKNOBODY_-1")
+    assert {refused(each, "APIGW.0301").message for each in tried[:-1]} == {
+        "Incorrect IAM authentication information: verify aksk signature fail."
+    }

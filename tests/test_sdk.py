@@ -22,7 +22,7 @@ from huaweicloudsdkcore.sdk_request import SdkRequest
 from huaweicloudsdkcore.signer.signer import Signer
 
 from tests.calls import fresh, record, refused, sequence
-from tests.stand import Answer, Stand, Tenant
+from tests.stand import Answer, Stand, Tenant, elsewhere
 
 _OTHER_LANGUAGES = (f"RegionLocales.{each}" for each in ("zh_cn", "pt_br", "es_us", "es_es"))
 DATE = "%Y%m%dT%H%M%SZ"
@@ -366,7 +366,7 @@ class Signed:
         changed = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         given = {name: value for name, value in changed.items() if value is not None}
         body = self.body.encode() if self.body else None
-        return self.stand.rest(self.verb, self.path, body, headers=given)
+        return self.stand.rest(self.verb, self.path, body, headers=given, source=elsewhere())
 
 
 def _kms(stand: Stand, operation: str) -> str:

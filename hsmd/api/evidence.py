@@ -14,9 +14,11 @@ from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
 from hsmd.config import UnixListener
-from hsmd.domain import identity
-from hsmd.domain.core import Core
-from hsmd.domain.identity import Identity, Signature
+from hsmd.domain import identity, signatures
+from hsmd.domain.attempts import named_when_refused
+from hsmd.domain.core import Call, Core
+from hsmd.domain.identity import Identity
+from hsmd.domain.signatures import Signature
 from hsmd.errors import IDENTITY_REFUSED, Error
 
 Metadata = Mapping[str, str | bytes]
@@ -29,8 +31,8 @@ class Peer(Protocol):
     def source(self) -> str:
         """The address, without its port; "local" for a Unix socket."""
 
-    def identify(self, method: Method, request: Message) -> Identity:
-        """Who it is. Raises Error(IDENTITY_REFUSED) and the faults of tokens."""
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
+        """Who it is. Raises Error(IDENTITY_REFUSED, RATE_EXCEEDED) and the faults of tokens."""
 
 
 Meet = Callable[[grpc.ServicerContext, Metadata], Peer]
@@ -62,7 +64,7 @@ class CertificatePeer:
     source: str
     names: list[str]
 
-    def identify(self, method: Method, request: Message) -> Identity:
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The user the certificate is bound to."""
         return identity.by_certificate(self.core, self.names)
 
@@ -75,7 +77,7 @@ class SocketPeer:
     source: str
     listener: UnixListener
 
-    def identify(self, method: Method, request: Message) -> Identity:
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The listener's user."""
         return identity.by_socket(self.core, self.listener.user_id, self.listener.project_id)
 
@@ -84,27 +86,27 @@ class SocketPeer:
 class GatewayPeer:
     """A gateway: it forwards what its caller showed, and the caller's address."""
 
-    core: Core
     source: str
     metadata: Metadata
 
-    def identify(self, method: Method, request: Message) -> Identity:
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The user that the forwarded token or signature belongs to."""
         token = self.metadata.get("hsmd-auth-token")
         if token:
-            return identity.by_token(self.core, str(token))
+            return identity.by_token(call, str(token))
         access_key = self.metadata.get("hsmd-access-key")
         canonical = self.metadata.get("hsmd-canonical-request-bin")
         if not access_key or not isinstance(canonical, bytes):
             raise Error(IDENTITY_REFUSED, reason="neither X-Auth-Token nor a signature was sent")
-        _check_route(canonical, method, request)
         evidence = Signature(
             access_key=str(access_key),
             date=str(self.metadata.get("hsmd-sdk-date", "")),
             canonical_request=canonical,
             signature=str(self.metadata.get("hsmd-signature", "")),
         )
-        return identity.by_signature(self.core, evidence)
+        with named_when_refused(call, signatures.access_key_resource(evidence.access_key)):
+            _check_route(canonical, method, request)
+            return signatures.by_signature(call, evidence)
 
 
 def tls(core: Core, gateways: frozenset[str]) -> Meet:
@@ -114,7 +116,7 @@ def tls(core: Core, gateways: frozenset[str]) -> Meet:
         names = certificate_names(context)
         if gateways.isdisjoint(names):
             return CertificatePeer(core, _address(context), names)
-        return GatewayPeer(core, str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)
+        return GatewayPeer(str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)
 
     return meet
 

@@ -132,7 +132,7 @@ class Pipeline:
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
         if not method.open:
-            who = peer.identify(method, request)
+            who = peer.identify(call, method, request)
             project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
             call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
         if method.action:

@@ -10,7 +10,7 @@ from hsmd import store as stores
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.config import ConfigError, Settings
 from hsmd.daemon.wiring import Pin, now_millis, open_store, open_token
-from hsmd.domain import identity
+from hsmd.domain import passwords
 from hsmd.domain.access import ROLE_ACTIONS
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
 from hsmd.hsm import Token
@@ -105,7 +105,7 @@ def _first_identity(
     wrapped = token.wrap_value(ACCESS_KEY, secret_key.encode(), token.find(ROOT_KEY_LABEL))
     rows.insert_domain(tx, Domain(domain_id, domain))
     rows.insert_project(tx, Project(project_id, domain_id, project))
-    rows.insert_user(tx, User(user_id, domain_id, user, identity.hash_password(password), enabled=True))
+    rows.insert_user(tx, User(user_id, domain_id, user, passwords.hash_password(password), enabled=True))
     for role in roles:
         rows.insert_role(tx, RoleAssignment(user_id, project_id, role))
     for name in certificate_names:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.throttle import Recent, Throttle
 from hsmd.errors import ACTION_REFUSED, Error
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
@@ -83,6 +84,8 @@ class Core:
     region: str
     cache: Cache = field(default_factory=Cache)
     reserve: Reserve = field(default_factory=Reserve)
+    throttle: Throttle = field(default_factory=Throttle)
+    unknown_access_keys: Recent = field(default_factory=Recent)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1

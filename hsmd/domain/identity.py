@@ -1,23 +1,20 @@
-"""Who calls: certificates, request signatures and tokens become callers; passwords become tokens.
+"""Who calls: certificates and tokens become callers; passwords become tokens.
 
-Secret access keys are HMAC keys wrapped by the root key: a signature is checked inside the HSM. Tokens are
-signed by the credential key, hold who, where and until when, and need no row. A wrong user, password,
-access key or signature gets one answer in one time.
+Tokens are signed by the credential key, hold who, where and until when, and need no row. A wrong user or
+password gets one answer in one time. Signed requests have a module of their own.
 """
 
 import base64
 import binascii
-import hashlib
 import hmac
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
-import argon2
+from dataclasses import dataclass, replace
 
 from hsmd.caller import Caller, IdentityKind
+from hsmd.domain import passwords
+from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Call, Core
 from hsmd.errors import (
     IDENTITY_REFUSED,
@@ -32,12 +29,9 @@ from hsmd.errors import (
 )
 from hsmd.keyring import with_token_key
 from hsmd.store import identity as rows
-from hsmd.store.identity import AccessKey, CertificateBinding, Domain, Project, RoleAssignment, User
+from hsmd.store.identity import CertificateBinding, Domain, Project, RoleAssignment, User
 
-SIGNING_ALGORITHM = "SDK-HMAC-SHA256"
-_DATE = "%Y%m%dT%H%M%SZ"
-_MINUTE_MILLIS = 60_000
-_HOUR_MILLIS = 60 * _MINUTE_MILLIS
+_HOUR_MILLIS = 60 * 60_000
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 # magic and version, user id, project id (zero: none), issued and expiry in ms, token id
@@ -46,9 +40,7 @@ _TOKEN_MAGIC = b"HTK\x01"
 _NO_PROJECT = bytes(16)
 _MAC_BYTES = 32
 
-# Verified against when the user is unknown, so that this takes as long as for a known one.
-_HASHER = argon2.PasswordHasher()
-_NOBODY = _HASHER.hash(base64.b64encode(hashlib.sha256(b"nobody").digest()))
+_UNKNOWN_USER = "unknown user"  # instead of what was claimed: people type passwords into name fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +50,6 @@ class Identity:
     kind: IdentityKind
     user: User
     bound_project: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The evidence of a signed REST request, as the gateway forwards it."""
-
-    access_key: str
-    date: str
-    canonical_request: bytes
-    signature: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,43 +78,34 @@ def by_certificate(core: Core, names: Iterable[str]) -> Identity:
     for name in names:
         binding = core.cache.get("certificate " + name, "", lambda name=name: _binding(core, name))  # type: ignore[misc]  # mypy can't type a lambda's default
         if binding is not None:
-            return Identity("certificate", _enabled_user(core, binding.user_id), binding.project_id)
+            return Identity("certificate", enabled_user(core, binding.user_id), binding.project_id)
     raise Error(IDENTITY_REFUSED, reason="this certificate is bound to no user")
 
 
 def by_socket(core: Core, user_id: str, project_id: str) -> Identity:
     """The user that the configuration binds a local listener to."""
-    return Identity("socket", _enabled_user(core, user_id), project_id)
+    return Identity("socket", enabled_user(core, user_id), project_id)
 
 
-def by_signature(core: Core, evidence: Signature) -> Identity:
-    """The owner of the access key whose signature this is; the HMAC is computed in the HSM."""
-    try:
-        signed = datetime.strptime(evidence.date, _DATE).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise Error(IDENTITY_REFUSED, reason="X-Sdk-Date is not like 20240102T030405Z") from error
-    if abs(signed.timestamp() * 1000 - core.clock()) > core.limits.clock_minutes * _MINUTE_MILLIS:
-        raise Error(
-            IDENTITY_REFUSED, reason=f"the clock is off by more than {core.limits.clock_minutes} minutes"
-        )
-    hashed = hashlib.sha256(evidence.canonical_request).hexdigest()
-    text = f"{SIGNING_ALGORITHM}\n{evidence.date}\n{hashed}".encode()
-    moment = core.keyring.moment
-    row = core.cache.get(evidence.access_key, "access key", lambda: _access_key(core, evidence.access_key))
-    if row is None:
-        computed = _credential_mac(core, text)
-    else:
-        computed = core.keyring.use(
-            row.id, 0, AccessKeyMaterial(row), lambda key: core.token.hmac(key, text), moment
-        )
-    right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
-    if row is None or not row.enabled or not right:
-        raise Error(IDENTITY_REFUSED, reason="verify aksk signature fail")
-    return Identity("access-key", _enabled_user(core, row.user_id))
+def by_token(call: Call, text: str) -> Identity:
+    """The user that a token of ours names, good in the token's project only.
+
+    Raises Error(TOKEN_INVALID, TOKEN_EXPIRED, IDENTITY_REFUSED), and Error(RATE_EXCEEDED) after too many
+    that were not valid: that token from that source, or any from that source.
+    """
+    with (
+        named_when_refused(call, _UNKNOWN_USER),
+        throttled(call, "token", text, counted=TOKEN_INVALID),
+    ):
+        user_id, project_id, expires = _opened(call.core, text)
+    with named_when_refused(call, f"user/{user_id}"):
+        if expires <= call.core.clock():
+            raise Error(TOKEN_EXPIRED)
+        return Identity("token", enabled_user(call.core, user_id), project_id)
 
 
-def by_token(core: Core, text: str) -> Identity:
-    """The user that a token of ours names, good in the token's project only."""
+def _opened(core: Core, text: str) -> tuple[str, str, int]:
+    """User id, project id ("": none) and expiry of a token that we have signed."""
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         magic, user, project, _issued, expires, _token_id = _TOKEN.unpack(raw[: _TOKEN.size])
@@ -143,9 +116,15 @@ def by_token(core: Core, text: str) -> Identity:
     canonical = base64.urlsafe_b64encode(raw).decode() == text  # one token has one spelling
     if magic != _TOKEN_MAGIC or not canonical or not hmac.compare_digest(computed, mac):
         raise Error(TOKEN_INVALID)
-    if expires <= core.clock():
-        raise Error(TOKEN_EXPIRED)
-    return Identity("token", _enabled_user(core, user.hex()), "" if project == _NO_PROJECT else project.hex())
+    return user.hex(), "" if project == _NO_PROJECT else project.hex(), expires
+
+
+def enabled_user(core: Core, user_id: str) -> User:
+    """The user. Raises Error(IDENTITY_REFUSED) for one that is unknown or disabled."""
+    user = core.cache.get(user_id, "user", lambda: _user(core, user_id))
+    if user is None or not user.enabled:
+        raise Error(IDENTITY_REFUSED, reason="the user is unknown or disabled")
+    return user
 
 
 def act(core: Core, identity: Identity, project_id: str, source: str, request_id: str) -> Caller:
@@ -180,21 +159,17 @@ def issue_token(
     """A token against a password. `domain` needs an id or a name where the user is given by name.
 
     Raises Error(TOKEN_REQUEST_REFUSED), always the same, for a wrong user or password, and for a scope in
-    which the user has no role. IAM: POST /v3/auth/tokens.
+    which the user has no role; Error(RATE_EXCEEDED) after too many of those from that source or on that
+    user, and while too many passwords are being checked. The user is counted as claimed, by id or by name
+    and domain: what an unknown user would be told is what a known one is told. IAM: POST /v3/auth/tokens.
     """
     if not (user_id or (user_name and (domain.id or domain.name))):
         raise Error(TOKEN_REQUEST_INVALID, reason="the user is named by id, or by name and domain")
     core = call.core
-    user = _named_user(call, user_id, user_name, domain)
-    if not _password_right(user, password) or user is None:
-        raise Error(TOKEN_REQUEST_REFUSED)
-    project = _scoped_project(call, user, scope)
-    if (scope.project_id or scope.project_name) and project is None:
-        raise Error(TOKEN_REQUEST_REFUSED)
-    with call.read() as tx:
-        home = rows.get_domain(tx, user.domain_id)
-    if home is None:
-        raise Error(TOKEN_REQUEST_REFUSED)
+    known = _named_user(call, user_id, user_name, domain)
+    call.resource = f"user/{known.id}" if known else _UNKNOWN_USER
+    with throttled(call, "password", *_claim(user_id, user_name, domain), counted=TOKEN_REQUEST_REFUSED):
+        user, home, project = _proven(call, known, password, scope)
     issued = core.clock()
     expires = issued + core.limits.token_hours * _HOUR_MILLIS
     place = bytes.fromhex(project.id) if project else _NO_PROJECT
@@ -202,6 +177,15 @@ def issue_token(
     mac = _credential_mac(core, signed)
     roles = tuple(sorted(_roles_in(core, user, project.id))) if project else ()
     text = base64.urlsafe_b64encode(signed + mac).decode()
+    call.caller = replace(
+        call.caller,
+        kind="password",
+        user_id=user.id,
+        user_name=user.name,
+        domain_id=user.domain_id,
+        project_id=project.id if project else "",
+        roles=frozenset(roles),
+    )
     return Token(text, issued, expires, user, home, project, roles)
 
 
@@ -218,53 +202,14 @@ def own_domain(call: Call) -> Domain | None:
         return rows.get_domain(tx, call.caller.domain_id)
 
 
-def hash_password(password: str) -> str:
-    """The argon2id hash to store."""
-    return _HASHER.hash(password)
-
-
-@dataclass(frozen=True, slots=True)
-class AccessKeyMaterial:
-    """An access key's row as the keyring takes it."""
-
-    row: AccessKey
-
-    @property
-    def algorithm(self) -> str:
-        """The algorithm row's name."""
-        return "ACCESS_KEY"
-
-    @property
-    def wrapped(self) -> bytes:
-        """The wrapped secret."""
-        return self.row.wrapped
-
-    @property
-    def root_label(self) -> str:
-        """The root key that wrapped it."""
-        return self.row.root_label
-
-
 def _binding(core: Core, name: str) -> CertificateBinding | None:
     with core.store.read() as tx:
         return rows.get_binding(tx, name)
 
 
-def _access_key(core: Core, access_key: str) -> AccessKey | None:
-    with core.store.read() as tx:
-        return rows.get_access_key(tx, access_key)
-
-
 def _user(core: Core, user_id: str) -> User | None:
     with core.store.read() as tx:
         return rows.get_user(tx, user_id)
-
-
-def _enabled_user(core: Core, user_id: str) -> User:
-    user = core.cache.get(user_id, "user", lambda: _user(core, user_id))
-    if user is None or not user.enabled:
-        raise Error(IDENTITY_REFUSED, reason="the user is unknown or disabled")
-    return user
 
 
 def _roles_in(core: Core, user: User, project_id: str) -> frozenset[str]:
@@ -276,6 +221,13 @@ def _roles_in(core: Core, user: User, project_id: str) -> frozenset[str]:
     return frozenset(each.role for each in assigned if each.project_id == project_id)
 
 
+def _claim(user_id: str, user_name: str, domain: Domain) -> tuple[str, ...]:
+    """Who is claimed to be asking, of what `_named_user` looks at only: anything else could be varied."""
+    if user_id:
+        return ("user id", user_id)
+    return (user_name, "domain id", domain.id) if domain.id else (user_name, "domain", domain.name)
+
+
 def _named_user(call: Call, user_id: str, user_name: str, domain: Domain) -> User | None:
     with call.read() as tx:
         if user_id:
@@ -284,12 +236,19 @@ def _named_user(call: Call, user_id: str, user_name: str, domain: Domain) -> Use
         return rows.get_user_by_name(tx, home.id, user_name) if home else None
 
 
-def _password_right(user: User | None, password: str) -> bool:
-    stored = user.password_hash if user is not None and user.enabled and user.password_hash else _NOBODY
-    try:
-        return _HASHER.verify(stored, password) and stored is not _NOBODY
-    except argon2.exceptions.VerificationError:
-        return False
+def _proven(
+    call: Call, user: User | None, password: str, scope: Scope
+) -> tuple[User, Domain, Project | None]:
+    """The user with domain and project; a wrong scope is refused, and counted, like a wrong password."""
+    right = passwords.is_right(user.password_hash or "" if user and user.enabled else "", password)
+    if user is None or not right:
+        raise Error(TOKEN_REQUEST_REFUSED)
+    project = _scoped_project(call, user, scope)
+    with call.read() as tx:
+        home = rows.get_domain(tx, user.domain_id)
+    if home is None or (project is None and (scope.project_id or scope.project_name)):
+        raise Error(TOKEN_REQUEST_REFUSED)
+    return user, home, project
 
 
 def _scoped_project(call: Call, user: User, scope: Scope) -> Project | None:

@@ -1,0 +1,38 @@
+"""Passwords: argon2id hashes, checked a few at a time, since each check takes 64 MiB and a core."""
+
+import base64
+import hashlib
+import threading
+
+import argon2
+
+from hsmd.errors import RATE_EXCEEDED, Error
+
+# RFC 9106's second recommended option but for its four lanes: a check keeps to one core.
+_HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1)
+
+# Verified against when there is no hash, so that this takes as long as with one.
+_NOBODY = _HASHER.hash(base64.b64encode(hashlib.sha256(b"nobody").digest()))
+
+CHECKS_AT_ONCE = 2  # a process; the other call threads are for other calls
+_checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash to store."""
+    return _HASHER.hash(password)
+
+
+def is_right(stored: str, password: str) -> bool:
+    """Whether the password is the hash's; never where `stored` is "", after the same work.
+
+    Raises Error(RATE_EXCEEDED) when as many checks run already as may.
+    """
+    if not _checks.acquire(blocking=False):
+        raise Error(RATE_EXCEEDED, reason="too many passwords are being checked at once")
+    try:
+        return _HASHER.verify(stored or _NOBODY, password) and stored != ""
+    except argon2.exceptions.VerificationError:
+        return False
+    finally:
+        _checks.release()

@@ -1,0 +1,189 @@
+"""Failures in a row make pauses that grow, for whom they are counted and for nobody else."""
+
+import threading
+
+import argon2
+import pytest
+
+from hsmd.domain import passwords
+from hsmd.domain.throttle import Limit, Recent, Throttle, key, network
+from hsmd.errors import RATE_EXCEEDED, Error
+
+USER = Limit(key("user", "a"), 5)
+SOURCE = Limit(key("source", "a"), 50)
+
+
+def _paused(throttle: Throttle, limit: Limit, now: float) -> bool:
+    try:
+        throttle.admit((limit,), now)
+    except Error as error:
+        return error.fault is RATE_EXCEEDED
+    return False
+
+
+def _fail(throttle: Throttle, times: int, now: float, limit: Limit = USER) -> None:
+    for _ in range(times):
+        throttle.failed((limit,), now)
+
+
+def test_the_fifth_failure_in_a_row_makes_a_pause() -> None:
+    throttle = Throttle()
+    _fail(throttle, 4, 100)
+    assert not _paused(throttle, USER, 100)
+    _fail(throttle, 1, 200)
+    assert _paused(throttle, USER, 200)
+    assert _paused(throttle, USER, 200.9)
+    assert not _paused(throttle, USER, 201)
+
+
+def test_pauses_double_to_five_minutes() -> None:
+    throttle, now = Throttle(), 0.0
+    _fail(throttle, 4, now)
+    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, *[300] * 100):
+        _fail(throttle, 1, now)
+        assert _paused(throttle, USER, now + pause - 0.1)
+        now += pause
+        assert not _paused(throttle, USER, now)
+
+
+def test_the_text_tells_how_long() -> None:
+    throttle = Throttle()
+    _fail(throttle, 7, 0)
+    with pytest.raises(Error, match="the next one in 3 s") as caught:
+        throttle.admit((SOURCE, USER), 1.5)
+    assert caught.value.fault.http == 429
+
+
+def test_refused_attempts_do_not_count() -> None:
+    throttle = Throttle()
+    _fail(throttle, 5, 0)
+    for _ in range(100):
+        assert _paused(throttle, USER, 0.5)
+    assert not _paused(throttle, USER, 1)
+
+
+def test_success_begins_anew() -> None:
+    throttle = Throttle()
+    _fail(throttle, 4, 0)
+    throttle.succeeded(USER)
+    assert len(throttle) == 0
+    _fail(throttle, 4, 0)
+    assert not _paused(throttle, USER, 0)
+
+
+@pytest.mark.parametrize(("later", "paused"), [(899, True), (901, False)])
+def test_failures_count_together_for_15_minutes(later: float, paused: bool) -> None:
+    throttle = Throttle()
+    _fail(throttle, 1, 0)
+    _fail(throttle, 3, 600)
+    _fail(throttle, 1, later)
+    assert _paused(throttle, USER, later) == paused
+
+
+def test_the_pause_stays_long_until_15_minutes_are_quiet() -> None:
+    throttle = Throttle()
+    _fail(throttle, 9, 0)  # 16 s
+    _fail(throttle, 1, 890)
+    assert _paused(throttle, USER, 890 + 31)
+    _fail(throttle, 1, 890 + 901)
+    assert not _paused(throttle, USER, 890 + 901)
+
+
+def test_each_key_has_its_own_limit() -> None:
+    throttle = Throttle()
+    for _ in range(49):
+        throttle.failed((USER, SOURCE), 0)
+    assert _paused(throttle, USER, 0)
+    assert not _paused(throttle, SOURCE, 0)
+    _fail(throttle, 1, 0, SOURCE)
+    assert _paused(throttle, SOURCE, 0)
+    assert not _paused(throttle, Limit(key("user", "b"), 5), 0)
+
+
+def test_the_table_is_bounded_and_loses_the_oldest_first() -> None:
+    throttle = Throttle(capacity=100)
+    _fail(throttle, 5, 0)
+    for number in range(99):
+        _fail(throttle, 5, 0, Limit(key("user", str(number)), 5))
+    _fail(throttle, 1, 0)  # not the oldest any longer
+    _fail(throttle, 5, 0, SOURCE)
+    assert len(throttle) == 100
+    assert _paused(throttle, USER, 0)
+    assert not _paused(throttle, Limit(key("user", "0"), 5), 0)
+
+
+def test_keys_are_not_confused() -> None:
+    assert len({key("a", "b"), key("ab"), key("a", "", "b"), key("b", "a"), key("a', 'b")}) == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("local", "local"),
+        ("", ""),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::9", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("no:address", "no:address"),
+    ],
+)
+def test_an_ipv6_host_is_one_source(source: str, counted: str) -> None:
+    assert network(source) == counted
+
+
+def test_recent_things_are_forgotten_soon_and_when_there_are_many() -> None:
+    recent = Recent(seconds=3, capacity=10)
+    assert not recent.holds("a", 0)
+    recent.add("a", 0)
+    assert recent.holds("a", 2.9)
+    assert not recent.holds("a", 3)
+    recent.add("a", 5)
+    assert recent.holds("a", 7)
+    for number in range(10):
+        recent.add(number, 5)
+    assert len(recent) == 10
+    assert not recent.holds("a", 5)
+
+
+# Passwords
+
+
+@pytest.fixture(scope="module")
+def stored() -> str:
+    return passwords.hash_password("right")
+
+
+def test_a_hash_says_how_it_was_made(stored: str) -> None:
+    assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=1$")
+    assert passwords.is_right(stored, "right")
+    assert not passwords.is_right(stored, "wrong")
+    assert not passwords.is_right("", "right")
+
+
+def test_hashes_made_with_four_lanes_are_good_still() -> None:
+    older = argon2.PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=4).hash("right")
+    assert passwords.is_right(older, "right")
+    assert not passwords.is_right(older, "wrong")
+
+
+def test_few_passwords_are_checked_at_once(stored: str) -> None:
+    start = threading.Barrier(16)
+    told: list[object] = []
+
+    def check() -> None:
+        start.wait()
+        try:
+            told.append(passwords.is_right(stored, "right"))
+        except Error as error:
+            told.append(error.fault)
+
+    threads = [threading.Thread(target=check) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(told) == {True, RATE_EXCEEDED}
+    assert passwords.is_right(stored, "right")  # each gave its place back
+    assert passwords.is_right(stored, "right")
