@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import grpc
 
 from hsmd.api import evidence, server
+from hsmd.api.health import Health
+from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
 from hsmd.api.service import Process, Status
@@ -20,6 +23,7 @@ from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
+_MESSAGE_SECONDS = 10.0  # for a call's message to arrive, unless the deadline of calls is nearer
 _PATIENCE = timedelta(minutes=1)
 
 log = logging.getLogger(__name__)
@@ -32,10 +36,11 @@ class Worker:
         self._settings = settings
         self._index = index
         self._name = f"worker-{index}"
-        self._pool = Pool(settings.grpc.threads)
-        self._core = wiring.open_core(settings, pin, self._pool.have_spares)
+        pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
+        self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
+        self._core = wiring.open_core(settings, pin, pool.have_spares)
         self._audit = wiring.open_audit(settings, self._name)
-        self._health = server.Health()
+        self._health = Health(server.service_names())
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
         self._stopping = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -57,8 +62,9 @@ class Worker:
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
             self._health.tell(serving=self._connected())
+            self._patience.tend()
             for each in self._pipelines:
-                each.end_overdue()
+                each.end_running(before=time.monotonic())
             if self._hopeless():
                 return EX_FAILED
         self._drain()
@@ -111,7 +117,7 @@ class Worker:
             self._core, self._audit, meet, process=self._name, deadline=settings.grpc.deadline_seconds
         )
         one = server.build(
-            pipeline, self._pool, self._health, self._status, settings.grpc, settings.limits.message_bytes
+            pipeline, self._patience, self._health, self._status, settings.grpc, settings.limits.message_bytes
         )
         self._servers.append(one)
         self._pipelines.append(pipeline)
@@ -121,6 +127,8 @@ class Worker:
         self._health.tell(serving=False)
         for done in [each.stop(self._settings.grpc.grace_seconds) for each in self._servers]:
             done.wait()
+        for each in self._pipelines:  # gRPC has ended what was left; its record is still due
+            each.end_running()
         self._audit.close()
         self._core.store.close()
         self._core.token.close()
