@@ -1,7 +1,7 @@
 """What only an operator could do, for tests: run as a process of its own, since a PKCS#11 module loads once.
 
 python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
-python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
+python -m tests.backstage CONFIG due KEY_ID...                    the scheduled deletions are due now
 """
 
 import subprocess
@@ -28,11 +28,12 @@ def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
     identity.insert_role(tx, RoleAssignment(user_id, project_id, role))
 
 
-def _due(tx: Tx, key_id: str) -> None:
-    key = keys.get_key(tx, key_id)
-    assert key is not None
-    assert key.deletion_date is not None
-    keys.update_key(tx, replace(key, deletion_date=1))
+def _due(tx: Tx, *key_ids: str) -> None:
+    for key_id in key_ids:
+        key = keys.get_key(tx, key_id)
+        assert key is not None
+        assert key.deletion_date is not None
+        keys.update_key(tx, replace(key, deletion_date=1))
 
 
 _ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due}

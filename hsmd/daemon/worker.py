@@ -6,8 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import grpc
 
@@ -18,13 +16,12 @@ from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
-from hsmd.daemon import wiring
+from hsmd.daemon import watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
 _MESSAGE_SECONDS = 10.0  # for a call's message to arrive, unless the deadline of calls is nearer
-_PATIENCE = timedelta(minutes=1)
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +62,10 @@ class Worker:
             self._patience.tend()
             for each in self._pipelines:
                 each.end_running(before=time.monotonic())
-            if self._hopeless():
+            if watch.hopeless(core.token):
                 return EX_FAILED
-        self._drain()
+        watch.part(self._drain, self._settings.grpc.grace_seconds + watch.PARTING_SECONDS)
         return 0
-
-    def _hopeless(self) -> bool:
-        """Whether the module has held threads fast for so long that only a new process will help."""
-        status = self._core.token.status()
-        hopeless = status.state == "unresponsive" and datetime.now(UTC) - status.since > _PATIENCE
-        if hopeless:
-            log.critical(
-                "the PKCS#11 module does not answer any more: this process ends, another takes its place"
-            )
-        return hopeless
 
     def _connected(self) -> bool:
         return bool(self._core.token.status().state == "connected")
@@ -93,16 +80,16 @@ class Worker:
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"grpc: can't listen on {address}:{settings.port}: {error}") from error
         for listener in settings.unix:
-            if "{worker}" in listener.path or self._index == 0:
+            if wiring.WORKER_MARK in listener.path or self._index == 0:
                 self._open_socket(listener)
         for each in self._servers:
             each.start()
 
     def _open_socket(self, listener: UnixListener) -> None:
-        path = Path(listener.path.format(worker=self._index))
+        path = wiring.socket_path(listener, self._index)
         mode = wiring.socket_mode(listener)
         one = self._server(evidence.socket(self._core, listener))
-        path.unlink(missing_ok=True)
+        wiring.make_room(path)
         mask = os.umask(0o777 & ~mode)  # never wider, not even for a moment
         try:
             one.add_insecure_port(f"unix:{path}")

@@ -8,6 +8,7 @@ operations.py  what is done with keys
 probe.py       what the token can do, by doing it
 connection.py  from loading to a probed login, under a lock between processes
 calls.py       who is inside the module, until when
+refusal.py     that the PIN was refused, for all processes
 handles.py     what callers hold for an object in the token
 link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
@@ -19,6 +20,7 @@ from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.probe import Capability
+from hsmd.hsm.refusal import Refusal
 from hsmd.hsm.token import Token
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Capability",
     "Handle",
     "ObjectGone",
+    "Refusal",
     "Token",
     "TokenRefused",
     "TokenStatus",
