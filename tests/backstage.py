@@ -1,7 +1,7 @@
 """What only an operator could do, for tests: run as a process of its own, since a PKCS#11 module loads once.
 
 python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
-python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
+python -m tests.backstage CONFIG due KEY_ID...                    the scheduled deletions are due now
 python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 """
@@ -32,11 +32,12 @@ def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
     identity.insert_role(tx, RoleAssignment(user_id, project_id, role))
 
 
-def _due(tx: Tx, key_id: str) -> None:
-    key = keys.get_key(tx, key_id)
-    assert key is not None
-    assert key.deletion_date is not None
-    keys.update_key(tx, replace(key, deletion_date=1))
+def _due(tx: Tx, *key_ids: str) -> None:
+    for key_id in key_ids:
+        key = keys.get_key(tx, key_id)
+        assert key is not None
+        assert key.deletion_date is not None
+        keys.update_key(tx, replace(key, deletion_date=1))
 
 
 def _alter(tx: Tx, key_id: str, fields: str) -> None:
@@ -50,7 +51,7 @@ def _rotations(core: Core, settings: config.Settings, days: str) -> None:
     core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
     audit = wiring.open_audit(settings, "warden-of-another-day")
     try:
-        warden.carry_out_rotations(core, audit)
+        warden.Jobs(core, audit, "test").carry_out(warden.ROTATIONS, {})
     finally:
         audit.close()
 

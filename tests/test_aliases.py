@@ -10,9 +10,8 @@ from hsmd.client import Client
 from hsmd.pb.v1 import aliases_pb2 as pb
 from hsmd.pb.v1 import keys_pb2
 from tests.backstage import backstage
-from tests.calls import fresh, record, refusal, refused, snapshot
+from tests.calls import KEY_CALLS, fresh, record, refusal, refused, snapshot
 from tests.stand import Answer, Stand, Tenant, eventually
-from tests.test_keys import SINGLE_CALLS
 
 _PAGE_FIELDS = {"domain_id", "key_id", "alias", "alias_urn", "create_time", "update_time"}
 
@@ -85,7 +84,7 @@ def test_an_alias_names_its_key(stand: Stand, client: Client) -> None:
     assert client.describe_key(alias).key_alias != alias  # its own name stays
 
 
-@pytest.mark.parametrize("operation", [name for name in SINGLE_CALLS if not name.startswith("decrypt")])
+@pytest.mark.parametrize("operation", [name for name in KEY_CALLS if not name.startswith("decrypt")])
 def test_aliases_are_taken_wherever_a_key_is_named(stand: Stand, client: Client, operation: str) -> None:
     key_id, alias = client.create_key(fresh()), "alias/" + fresh()
     create(client, key_id, alias)
@@ -93,7 +92,7 @@ def test_aliases_are_taken_wherever_a_key_is_named(stand: Stand, client: Client,
         client.disable(alias)
     if operation == "cancel-key-deletion":
         client.schedule_deletion(alias, 7)
-    SINGLE_CALLS[operation](client, alias)
+    KEY_CALLS[operation](client, alias)
     events = [each for each in stand.audit() if each["resource"] == key_id]
     assert events[-1]["result"] == "OK"
     assert len({each["event"] for each in events}) >= 3

@@ -10,12 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
+from hsmd import config
 from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import crypto_pb2, service_pb2
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from tests.faults import frozen_token, gone, processes, supervisor
-from tests.stand import Stand, eventually, standing
+from tests.stand import Stand, children_of, eventually, standing
 
 _GRACE = 60.0
 # Time is to be what the tests make of it: nothing ends by itself while a fault is on.
@@ -100,6 +101,7 @@ def test_sigterm_ends_it_even_when_the_token_hangs(tmp_path: Path) -> None:
             assert stand.daemon.process.wait(60) == 0
             assert all(gone(pid) for pid in children)
         assert call.exception(30) is not None
+        assert "did not end within the grace time" not in stand.log()  # they left by themselves
 
 
 def answered(client: Client, blob: bytes) -> bytes | None:
@@ -146,6 +148,27 @@ def test_no_process_outlives_the_supervisor(stand_of_two: Stand) -> None:
     assert answers(stand)
 
 
+def core_limits(pid: int) -> list[str]:
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    (cores,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    return cores.split()[4:6]
+
+
+def test_a_certificate_that_is_being_replaced_does_not_end_the_service(stand_of_two: Stand) -> None:
+    stand = stand_of_two
+    certificate = config.load(stand.dev.config, {}).grpc.certificate
+    whole = certificate.read_bytes()
+    certificate.write_bytes(whole[:100])
+    victim = next(pid for pid, name in processes(stand).items() if name == "worker")
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: stand.log().count("worker-0 ended") + stand.log().count("worker-1 ended") > 2)
+    assert answers(stand)
+    assert stand.daemon is not None
+    assert stand.daemon.process.poll() is None
+    certificate.write_bytes(whole)
+    assert len(processes(stand)) == 3
+
+
 def test_gateway_and_daemon_come_and_go_without_each_other(tmp_path: Path) -> None:
     with standing(tmp_path) as stand:
         token = stand.token()
@@ -161,6 +184,8 @@ def test_gateway_and_daemon_come_and_go_without_each_other(tmp_path: Path) -> No
         assert (refusal.status, refusal.json["error"]["error_code"]) == (503, "KMS.0104")
         stand.daemon = None
         gateway = stand.gateway
+        for pid in (gateway.process.pid, *children_of(gateway.process.pid)):
+            assert core_limits(pid) == ["0", "0"]
         stand.start(gateway=False)
         eventually(lambda: random_over_rest().status == 200)
         assert gateway.process.poll() is None
@@ -183,9 +208,7 @@ def test_what_the_processes_show_of_themselves(stand_of_two: Stand) -> None:
         assert foreign not in maps
         assert any(foreign in Path(f"/proc/{pid}/maps").read_text() for pid in children)
     for pid in (supervisor(stand), *children):
-        limits = Path(f"/proc/{pid}/limits").read_text()
-        (cores,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert cores.split()[4:6] == ["0", "0"]
+        assert core_limits(pid) == ["0", "0"]
         assert pin not in Path(f"/proc/{pid}/environ").read_bytes()
         assert pin not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert pin.decode() not in stand.log()

@@ -146,9 +146,15 @@ def test_calls_without_a_deadline_end_by_the_servers_own(tmp_path: Path) -> None
             waiting = [decrypt.future(request, wait_for_ready=True) for _ in range(2)]
             codes = [call.exception(120).code() for call in waiting]
             assert codes == [grpc.StatusCode.CANCELLED] * 2
+            ended = [each["result"] for each in stand.audit() if each["event"] == "decryptData"]
+            assert ended == ["KMS.0104"] * 2  # recorded, though their threads are still held
         answer = eventually(lambda: decrypt(request, timeout=60, wait_for_ready=True))
         assert answer.plain_text == b"data"
         assert processes(stand, workers=1) == before
+        results = [each["result"] for each in stand.audit() if each["event"] == "decryptData"]
+        assert results.count("OK") == 1
+        eventually(lambda: stand.log().count("No answer in time: the call was ended") == 2)
+        assert [each["result"] for each in stand.audit() if each["event"] == "decryptData"] == results
 
 
 def test_threads_that_the_token_holds_are_replaced(tmp_path: Path) -> None:
@@ -176,7 +182,7 @@ def test_threads_that_the_token_holds_are_replaced(tmp_path: Path) -> None:
 
 
 def test_the_pool_runs_what_it_is_given_and_outlives_what_fails() -> None:
-    pool = Pool(2)
+    pool = Pool(2, 8)
     assert [pool.submit(lambda n: n * n, n).result(20) for n in range(20)] == [n * n for n in range(20)]
     for wrong in (ValueError("no"), SystemExit(3)):
 
@@ -188,7 +194,7 @@ def test_the_pool_runs_what_it_is_given_and_outlives_what_fails() -> None:
 
 
 def test_the_pool_has_spare_threads_while_some_are_held() -> None:
-    pool, release = Pool(2), threading.Event()
+    pool, release = Pool(2, 8), threading.Event()
     held = [pool.submit(release.wait, 60) for _ in range(2)]
     waiting = pool.submit(threading.get_ident)
     assert not waiting.done()
@@ -203,7 +209,7 @@ def test_the_pool_has_spare_threads_while_some_are_held() -> None:
 
 
 def test_a_cancelled_task_is_not_run() -> None:
-    pool, release = Pool(1), threading.Event()
+    pool, release = Pool(1, 8), threading.Event()
     held = pool.submit(release.wait, 60)
     ran: list[int] = []
     waiting = pool.submit(ran.append, 1)

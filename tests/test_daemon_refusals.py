@@ -294,5 +294,12 @@ def test_settings_that_can_not_be(dev: Development, tmp_path: Path) -> None:
         assert f"grpc.unix: mode {mode} is wider than 0660" in refusal(dev, {"HSMD__GRPC__UNIX": listener})
     listener = f'[{{path = "{tmp_path}/s", {ids}, mode = "rw"}}]'
     assert "is no octal number" in refusal(dev, {"HSMD__GRPC__UNIX": listener})
+    for path in ("s-{wroker}", "s-{}", "s-{worker", "s-{worker.real}"):
+        listener = f'[{{path = "{tmp_path}/{path}", {ids}}}]'
+        assert "{worker} is all that may stand in braces" in refusal(dev, {"HSMD__GRPC__UNIX": listener})
+    precious = private(tmp_path / "precious", "no socket")
+    listener = f'[{{path = "{precious}", {ids}}}]'
+    assert f"{precious} is there already and is no socket" in refusal(dev, {"HSMD__GRPC__UNIX": listener})
+    assert precious.read_text() == "no socket"
     listener = f'[{{path = "{tmp_path}/absent/s", {ids}}}]'
     assert f"can't listen on {tmp_path}/absent/s" in refusal(dev, {"HSMD__GRPC__UNIX": listener})

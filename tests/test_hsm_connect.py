@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.errors import UNAVAILABLE, Error
-from hsmd.hsm import TokenRefused
+from hsmd.hsm import Refusal, TokenRefused
 from tests.hsm_parts import connected, eventually, opened
 from tests.softhsm import MODULE, DevToken, make_token
 
@@ -60,6 +60,36 @@ def test_a_wrong_pin_is_refused_and_never_tried_again(
     said = f"{refused.value!r} {status!r} {away.value!r} {token!r} {vars(token)!r} {caplog.text}"
     assert wrong not in said
     assert made.pin not in said
+
+
+def test_one_refusal_is_enough_for_all_who_share_it(tmp_path: Path) -> None:
+    made, refusal = make_token(tmp_path), Refusal()
+    wrong = other_pin(made)
+    first, second = (opened(made, pin=wrong, refusal=refusal) for _ in range(2))
+    with pytest.raises(TokenRefused, match="PinIncorrect"):
+        first.connect()
+    assert first.refused is not None
+    assert second.refused is None
+    # The PIN becomes right: whoever tried it again would now be let in.
+    set_pin(made, wrong)
+    with pytest.raises(TokenRefused, match="not tried again") as refused:
+        second.connect()
+    assert refused.value.pin
+    assert second.refused is refused.value
+    with connected(made, pin=wrong, refusal=Refusal()) as fresh:
+        fresh.alive()
+
+
+def test_a_refusal_counts_for_forked_processes() -> None:
+    refusal = Refusal()
+    assert not refusal
+    for _ in range(2):
+        pid = os.fork()
+        if not pid:
+            refusal.note()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert refusal
 
 
 def test_a_pin_refused_while_reconnecting_is_not_tried_again(tmp_path: Path) -> None:

@@ -240,6 +240,21 @@ def test_the_token_is_taken_away_and_put_back(tmp_path: Path) -> None:
         assert len(token.encrypt(key, bytes(12), b"data", b"")) == 20
 
 
+def test_a_key_first_looked_for_while_the_token_is_away(tmp_path: Path) -> None:
+    made = make_token(tmp_path)
+    with connected(made) as token:
+        token.make_root_key("root")
+    with connected(made) as token:
+        folder = next((tmp_path / "tokens").iterdir())
+        folder.rename(tmp_path / "away")
+        with pytest.raises(Error) as away:
+            token.find("root")
+        assert away.value.fault is UNAVAILABLE
+        (tmp_path / "away").rename(folder)
+        eventually(lambda: token.status().state == "connected")
+        token.generate(AES_256, token.find("root"))
+
+
 def test_another_token_in_its_place_is_not_taken_for_it(tmp_path: Path) -> None:
     with connected(make_token(tmp_path)) as token:
         token.make_root_key("root")

@@ -10,7 +10,7 @@ import pytest
 from hsmd.errors import ALIAS_IN_USE, UNAVAILABLE, Error
 from hsmd.store import Change, Store, core
 from hsmd.store.keys import get_key, get_version, insert_key, list_keys, reserve_usage, update_key
-from tests.stores import behind_its_back, child, is_sqlite, make_key, make_version, seal
+from tests.stores import behind_its_back, child, is_sqlite, make_key, make_version, path_of, seal
 
 PATIENCE = 60.0
 
@@ -187,6 +187,21 @@ def test_the_version_does_not_repeat_after_the_connection_was_lost(store: Store)
         seen.add(store.version())
         store.close()
     assert len(seen) == 5
+
+
+def test_scrubbing_waits_for_readers_and_leaves_nothing_in_the_log(
+    sqlite_store: Store, sqlite_url: str
+) -> None:
+    log = path_of(sqlite_url).with_name(path_of(sqlite_url).name + "-wal")
+    add(sqlite_store, 1)
+    with sqlite_store.read() as tx:
+        tx.connection.exec_driver_sql("SELECT count(*) FROM keys").all()
+        add(sqlite_store, 2)
+        assert not sqlite_store.scrub()
+        assert log.stat().st_size > 0
+    assert sqlite_store.scrub()
+    assert log.stat().st_size == 0
+    assert len(keys(sqlite_store)) == 2
 
 
 def test_the_feed_tells_what_changed(store: Store) -> None:

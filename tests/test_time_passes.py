@@ -60,7 +60,7 @@ class House:
 
     def carry_out(self) -> int:
         self.core.refresh()
-        return warden.carry_out_deletions(self.core, self.audit)
+        return warden.Jobs(self.core, self.audit, "test").carry_out(warden.DELETIONS, {})
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.folder / "hsmd.db", timeout=30)) as connection, connection:

@@ -4,12 +4,12 @@ The order is fixed here and nowhere else. A servicer raises; only this module to
 """
 
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from threading import get_ident
 from typing import Any, Protocol
 
 import grpc
@@ -23,13 +23,15 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.domain import access, identity
 from hsmd.domain.core import Call, Core
-from hsmd.errors import FORMAT_INVALID, INTERNAL, Error
+from hsmd.errors import DEADLINE, FORMAT_INVALID, INTERNAL, Error
 
 Serve = Callable[[Call, Any], Message]
+Handle = Callable[[bytes, grpc.ServicerContext], bytes]
 
 REQUEST_ID_KEY = "hsmd-request-id"
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _AUDIT_SECONDS = 5.0
+_ENDING_SECONDS = 1.0  # for the records of all calls that are ended at once: others wait for them
 _RESOURCE_LENGTH = 300
 _SERVER_FAULT = 500
 
@@ -71,23 +73,29 @@ class Pipeline:
         self._meet = meet
         self._process = process
         self._deadline = deadline
-        self._running: dict[int, tuple[float, Any]] = {}  # thread → its call's end (monotonic) and context
+        # Record → its call's end (monotonic), call, context. Whoever takes the record out of here writes it:
+        # the call's own thread, or end_running().
+        self._running: dict[_Record, tuple[float, Call, Any]] = {}
 
-    def end_overdue(self) -> None:
-        """Cancel calls whose time is over: a thread that the HSM's module holds fast can't do so itself."""
-        now = time.monotonic()
-        for end, context in list(self._running.values()):
-            if end < now:
+    def end_running(self, before: float = math.inf) -> None:
+        """Record and cancel calls that should have ended before that time (`time.monotonic()`).
+
+        A thread that the HSM's module holds fast can't do so itself, and perhaps never comes back.
+        """
+        until = time.monotonic() + _ENDING_SECONDS
+        for record, (end, call, context) in list(self._running.items()):
+            if end < before and self._running.pop(record, None) is not None:
+                record.write_ended(call, timeout=max(until - time.monotonic(), 0.0))
                 context.cancel()
 
-    def handler(self, method: Method, serve: Serve) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """The gRPC handler of one method."""
+    def handler(self, method: Method, serve: Serve) -> Handle:
+        """What takes a raw message of one method to its raw answer."""
 
         def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
             started = time.monotonic()
             metadata = dict(context.invocation_metadata())
             caller = Caller("anonymous", request_id=_request_id(metadata))
-            record = _Record(self._audit, method, self._process, started)
+            record = _Record(self._audit, method, self._process, started, self._running)
             call = Call(
                 self._core,
                 caller,
@@ -95,9 +103,12 @@ class Pipeline:
                 grant=method.grant,
                 also=lambda event, resource: record.also(call, event, resource),
             )
+            seconds = self._seconds(context)
+            self._running[record] = (started + seconds, call, context)
             answer, error = b"", None
             try:
-                answer = self._serve(method, serve, call, raw, context, metadata)
+                with self._core.token.within(seconds):
+                    answer = self._answer(method, serve, call, raw, context, metadata)
             except Exception as caught:  # whatever it is: one fault, one record
                 error = _as_error(caught, call, method)
             if error is not None or not record.written:
@@ -107,20 +118,11 @@ class Pipeline:
             context.set_trailing_metadata(((REQUEST_ID_KEY, caller.request_id),))
             return answer
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return handle
 
-    def _serve(
-        self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
-    ) -> bytes:
+    def _seconds(self, context: grpc.ServicerContext) -> float:
         remaining = context.time_remaining()
-        seconds = self._deadline if remaining is None else min(remaining, self._deadline)
-        thread = get_ident()
-        self._running[thread] = (time.monotonic() + seconds, context)
-        try:
-            with self._core.token.within(seconds):
-                return self._answer(method, serve, call, raw, context, metadata)
-        finally:
-            self._running.pop(thread, None)
+        return self._deadline if remaining is None else min(remaining, self._deadline)
 
     def _answer(
         self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
@@ -151,26 +153,49 @@ class Pipeline:
 class _Record:
     """The audit record of one call: written before its change is committed, or before its answer leaves."""
 
-    __slots__ = ("_audit", "_method", "_process", "_started", "written")
+    __slots__ = ("_audit", "_method", "_process", "_running", "_started", "_taken", "written")
 
-    def __init__(self, audit: AuditLog, method: Method, process: str, started: float) -> None:
+    def __init__(
+        self, audit: AuditLog, method: Method, process: str, started: float, running: "dict[_Record, Any]"
+    ) -> None:
         self._audit = audit
         self._method = method
         self._process = process
         self._started = started
+        self._running = running
+        self._taken = False
         self.written = False
 
     def write(self, call: Call, code: str) -> None:
-        """One line. Raises Error(UNAVAILABLE) when it can't be written: the call is then refused."""
+        """One line. Raises Error(UNAVAILABLE) when it can't be written: the call is then refused.
+
+        Raises Error(DEADLINE) for a call that has been ended and recorded while its thread was held.
+        """
+        self._take()
         self._append(call.caller, self._method.event, code, call.resource, call.key_version)
         self.written = True
 
     def also(self, call: Call, event: str, resource: str) -> None:
         """The record of something else that the call brings about, in the name of the service itself."""
+        self._take()
         service = replace(call.caller, kind="system", user_id="", user_name="")
         self._append(service, event, "OK", resource, 1)
 
-    def _append(self, caller: Caller, event: str, code: str, resource: str, key_version: int) -> None:
+    def _take(self) -> None:
+        if not self._taken:
+            if self._running.pop(self, None) is None:
+                raise Error(DEADLINE, reason="the call was ended at its deadline")
+            self._taken = True
+
+    def _append(
+        self,
+        caller: Caller,
+        event: str,
+        code: str,
+        resource: str,
+        key_version: int,
+        timeout: float = _AUDIT_SECONDS,
+    ) -> None:
         record = of_call(
             caller,
             event=event,
@@ -181,16 +206,25 @@ class _Record:
             process=self._process,
             seconds=time.monotonic() - self._started,
         )
-        self._audit.append(record, timeout=_AUDIT_SECONDS)
+        self._audit.append(record, timeout=timeout)
 
     def write_after(self, call: Call, error: Error | None) -> Error | None:
         """The line of a call that changed nothing or failed to; what prevented it, if anything did."""
         try:
             self.write(call, error.fault.code if error else "OK")
-        except Error as prevented:
-            log.warning("%s %s: %s", call.caller.request_id, self._method.name, prevented)
-            return prevented
+        except Exception as prevented:  # whatever it is: the caller is told no more than a fault
+            return _as_error(prevented, call, self._method)
         return None
+
+    def write_ended(self, call: Call, timeout: float) -> None:
+        """The line of a call that somebody else than its thread ends; it ends without one if need be."""
+        try:
+            self._append(
+                call.caller, self._method.event, DEADLINE.code, call.resource, call.key_version, timeout
+            )
+        except Exception as prevented:  # it is ended all the same; the log says how
+            _as_error(prevented, call, self._method)
+        log.warning("%s %s: no answer in time, ended", call.caller.request_id, self._method.name)
 
 
 def _request_id(metadata: Metadata) -> str:

@@ -1,5 +1,6 @@
-"""The threads that serve calls: a fixed number, and one more for each that the token holds fast."""
+"""The threads that serve calls: a fixed number, and one more for each that somebody holds fast."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -9,17 +10,21 @@ from typing import Any, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_MOST_SPARE_THREADS = 64
+_STUCK = "the PKCS#11 module holds threads"
+
+log = logging.getLogger(__name__)
 
 
 class Pool(futures.Executor):
-    """An executor that can be given more threads while some of its own are stuck in the PKCS#11 module."""
+    """An executor that can be given more threads, `most_spares` at most, while some of its own are held."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, most_spares: int) -> None:
+        self.most_spares = most_spares
         self._tasks: queue.SimpleQueue[tuple[futures.Future[Any], Callable[[], Any]] | None] = (
             queue.SimpleQueue()
         )
         self._lock = threading.Lock()
+        self._wanted: dict[str, int] = {}  # reason → spare threads
         self._spares = 0
         for _ in range(threads):
             self._start(self._serve)
@@ -32,15 +37,23 @@ class Pool(futures.Executor):
         self._tasks.put((future, lambda: task(*args, **kwargs)))
         return future
 
-    def have_spares(self, count: int) -> None:
-        """See that `count` more threads than the fixed number serve; ends those that are too many."""
+    def have_spares(self, count: int, reason: str = _STUCK) -> None:
+        """See that `count` more threads than the fixed number serve, and those that other reasons ask for.
+
+        Ends those that are too many.
+        """
         with self._lock:
-            missing = min(count, _MOST_SPARE_THREADS) - self._spares
-            self._spares += missing
-        for _ in range(missing):
-            self._start(self._serve)
-        for _ in range(-missing):
-            self._tasks.put(None)
+            self._wanted[reason] = count
+            wanted = min(sum(self._wanted.values()), self.most_spares)
+            try:
+                while self._spares < wanted:
+                    self._start(self._serve)
+                    self._spares += 1
+            except RuntimeError as error:  # the system gives no more threads: those that are there go on
+                log.error("%d of %d spare threads: %s", self._spares, wanted, error)  # noqa: TRY400 -- foreseen
+            while self._spares > wanted:
+                self._tasks.put(None)
+                self._spares -= 1
 
     def _start(self, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name="call", daemon=True).start()

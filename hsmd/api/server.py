@@ -2,21 +2,35 @@
 
 import re
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from hsmd.api import aliases, crypto, datakeys, deletion, grants, identity, keys, rotation, service, tags
+from hsmd.api import (
+    aliases,
+    crypto,
+    datakeys,
+    deletion,
+    grants,
+    health,
+    identity,
+    keys,
+    rotation,
+    service,
+    tags,
+)
 from hsmd.api.methods import Method, methods_of
+from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline, Serve
 from hsmd.config import Grpc
 
 _MODULES = (keys, aliases, tags, deletion, rotation, grants, crypto, datakeys, identity, service)
 _METADATA_BYTES = 64 * 1024
+_MOST_REFLECTIONS = 4
+_REFLECTION_SECONDS = 60.0
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -34,37 +48,17 @@ def service_names() -> tuple[str, ...]:
     return tuple(module.SERVICE.full_name for module in _MODULES)
 
 
-class Health:
-    """The standard health service over one yes or no."""
-
-    def __init__(self) -> None:
-        self._servicer = health.HealthServicer()
-        self.tell(serving=False)
-
-    def tell(self, *, serving: bool) -> None:
-        """Set the answer for every service and for the whole server ("")."""
-        state = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for name in ("", *service_names()):
-            self._servicer.set(name, state)
-
-    def add_to(self, server: grpc.Server) -> None:
-        """Serve it there too."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-
-
 def build(
     pipeline: Pipeline,
-    pool: futures.Executor,
-    checks: Health,
+    patience: Patience,
+    checks: health.Health,
     status: service.Status,
     settings: Grpc,
     message_bytes: int,
 ) -> grpc.Server:
     """A server with all methods, health and reflection; ports are added by the caller."""
     server = grpc.server(
-        pool,  # type: ignore[arg-type]  # only submit() of it is used
+        patience.pool,  # type: ignore[arg-type]  # only submit() of it is used
         maximum_concurrent_rpcs=settings.threads + settings.waiting_calls,
         options=[
             ("grpc.so_reuseport", 1),
@@ -75,17 +69,29 @@ def build(
             ("grpc.max_connection_age_grace_ms", int(settings.grace_seconds * 1000)),
         ],
     )
-    handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+    handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
+        health.SERVICE_NAME: checks.handlers(patience),
+        reflection.SERVICE_NAME: _reflection(patience),
+    }
     for descriptor, name, method, serve in all_methods(status):
-        handlers.setdefault(descriptor.full_name, {})[name] = pipeline.handler(method, serve)
+        handlers.setdefault(descriptor.full_name, {})[name] = patience.once(pipeline.handler(method, serve))
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
     )
-    checks.add_to(server)
-    reflection.enable_server_reflection(
-        (*service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
     return server
+
+
+def _reflection(patience: Patience) -> dict[str, Any]:
+    names = (*service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    handler = patience.stream(
+        reflection.ReflectionServicer(names).ServerReflectionInfo,  # type: ignore[arg-type]  # its stub says None
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+        most=_MOST_REFLECTIONS,
+        seconds=_REFLECTION_SECONDS,
+        full=grpc.StatusCode.RESOURCE_EXHAUSTED,
+    )
+    return {"ServerReflectionInfo": handler}
 
 
 def server_credentials(settings: Grpc) -> grpc.ServerCredentials:

@@ -27,6 +27,7 @@ def serve(settings: Settings) -> int:
     pin = wiring.read_pin(settings.hsm)
     for listener in settings.grpc.unix:
         wiring.socket_mode(listener)
+        wiring.socket_path(listener, 0)
     total = settings.grpc.workers or os.cpu_count() or 1
     bodies: dict[str, Body] = {
         f"worker-{index}": partial(_work, settings, pin, index, total) for index in range(total)
@@ -43,6 +44,7 @@ def serve_gateway(settings: Settings) -> int:
     """The gateway's processes, until SIGTERM or SIGINT; the exit code. Raises ConfigError."""
     gateway = settings.gateway
     logs.configure(settings.log, "gateway")
+    harden()  # requests and answers hold plaintexts, and its TLS key is in memory
     total = gateway.workers or os.cpu_count() or 1
     bodies: dict[str, Body] = {
         f"gateway-{index}": partial(_forward, settings, f"gateway-{index}") for index in range(total)

@@ -1,8 +1,9 @@
 """A supervisor: forks processes, replaces what dies, passes SIGTERM on, tells systemd when all are ready.
 
 What must not be shared by a fork (gRPC, the PKCS#11 module, event loops) is loaded by the processes' own
-bodies. What can't get better by itself (a wrong PIN, an unreadable certificate) ends a process, and with it
-all of them, with EX_CONFIG: trying a wrong PIN again would lock the token.
+bodies. What can't get better by itself (a wrong PIN, an unreadable certificate) ends a process with
+EX_CONFIG, and with it all of them. Once they serve, only a refused PIN does, as trying that again would lock
+the token; of anything else (a certificate half written) the others go on, and that one is started again.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ from hsmd.hsm import TokenRefused
 from hsmd.store import StoreError
 
 EX_FAILED, EX_CONFIG = 1, 78
+_EX_PIN = 77  # between processes only: a refused PIN, for which the daemon ends with EX_CONFIG
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _STEADY_SECONDS = 30.0
@@ -127,9 +129,9 @@ class Supervisor:
                 continue
             code = os.waitstatus_to_exitcode(status)
             log.error("%s ended unexpectedly (%s)", child.name, code)
-            if code == EX_CONFIG:
+            if code == _EX_PIN or (code == EX_CONFIG and not self._announced):
                 child.pid = 0
-                return code
+                return EX_CONFIG
             lasted = time.monotonic() - child.started
             child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
             child.pid, child.due = 0, time.monotonic() + child.pause
@@ -158,6 +160,8 @@ class Supervisor:
 def run_once(body: Body) -> int:
     """Run the body in a process of its own; its exit code, 128 + the number of a signal that ended it."""
     code = os.waitstatus_to_exitcode(os.waitpid(_fork(body, None), 0)[1])
+    if code == _EX_PIN:
+        return EX_CONFIG
     return 128 - code if code < 0 else code
 
 
@@ -183,7 +187,7 @@ def _fork(body: Body, ready: int | None) -> int:
             code = body(partial(_tell, ready))
     except (ConfigError, TokenRefused, StoreError) as error:
         log.critical("%s", error)
-        code = EX_CONFIG
+        code = _EX_PIN if isinstance(error, TokenRefused) and error.pin else EX_CONFIG
     except Error as error:
         log.critical("%s (%s)", error, error.__cause__)
     except BaseException:  # a forked child must not run its parent's code

@@ -1,4 +1,8 @@
-"""The warden: one a node, carries out what is due; each job under a lease, so that many nodes can run."""
+"""The warden: one a node, carries out what is due; each job under a lease, so that many nodes can run.
+
+The jobs have a thread of their own. One that is stuck inside the HSM's module may hold the store's write
+lock, and only the end of the process gives that back: so the main thread stays free to leave.
+"""
 
 import logging
 import os
@@ -8,28 +12,31 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 
 from hsmd.audit import Log
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import Settings
-from hsmd.daemon import wiring
+from hsmd.daemon import watch, wiring
+from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
-from hsmd.store import keys as rows
-from hsmd.store.keys import Key
 
 _ROUND_SECONDS = 5.0
+_WATCH_SECONDS = 0.25
 _LEASE_MILLIS = 60_000
 _AUDIT_SECONDS = 5.0
+_STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
 
 log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
-    """Do the jobs round by round until SIGTERM. Raises ConfigError and TokenRefused at its start."""
+    """Do the jobs round by round until SIGTERM; the exit code. Raises ConfigError and TokenRefused."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -42,86 +49,125 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
         log.warning("%s", error)
     core.token.watch()
     ready()
-    holder = f"{socket.gethostname()}:{os.getpid()}"
-    while not stopping.wait(_ROUND_SECONDS):
-        try:
-            do_jobs(core, audit, holder)
-        except Exception:
-            log.exception("the jobs failed; the next round tries again")
-    audit.close()
-    core.store.close()
-    core.token.close()
+    jobs = Jobs(core, audit, f"{socket.gethostname()}:{os.getpid()}")
+    thread = threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs")
+    thread.start()
+    while not stopping.wait(_WATCH_SECONDS):
+        if watch.hopeless(core.token, _STUCK_PATIENCE if jobs.at_work else watch.PATIENCE):
+            return EX_FAILED
+
+    def close() -> None:
+        thread.join()
+        audit.close()
+        core.store.close()
+        core.token.close()
+
+    watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0
 
 
-def do_jobs(core: Core, audit: Log, holder: str) -> None:
-    """One round of every job whose lease is to be had."""
-    for name, job in _JOBS.items():
-        now = core.clock()
-        with core.store.write() as tx:
-            mine = leases.take(tx, name, holder, now, now + _LEASE_MILLIS)
-        if mine:
-            core.refresh()
-            job(core, audit)
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due."""
+
+    lease: str
+    event: str
+    done: str
+    due: Callable[[Call], list[str]]
+    do: Callable[[Call, str], bool]
+
+    @property
+    def method(self) -> str:
+        """What audit records call it."""
+        return "warden/" + self.lease.replace(" ", "-")
 
 
-def carry_out_deletions(core: Core, audit: Log) -> int:
-    """Destroy every key whose day has come; how many went."""
-    gone = 0
-    for key_id in deletion.due(_system_call(core, audit, "deleteKey", "warden/due-deletions")):
+DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletion.destroy)
+ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
+_JOBS = (DELETIONS, ROTATIONS)
+
+
+class Jobs:
+    """What is to be done round by round. What goes wrong is logged when it begins, not each round."""
+
+    def __init__(self, core: Core, audit: Log, holder: str) -> None:
+        """`holder` names this process in leases."""
+        self.at_work = False  # inside a change, which may hold the write lock
+        self._core = core
+        self._audit = audit
+        self._holder = holder
+        self._trouble: dict[str, str] = {}  # what was logged last: by key id, "" for all of them
+        self._to_scrub = True  # whoever was here before may have left it undone
+
+    def run(self, stopping: threading.Event) -> None:
+        """Rounds until told to stop."""
+        while not stopping.wait(_ROUND_SECONDS):
+            try:
+                self.do_round()
+            except Exception:
+                log.exception("the jobs failed; the next round tries again")
+
+    def do_round(self) -> None:
+        """One round of every job whose lease is to be had."""
+        trouble: dict[str, str] = {}
         try:
-            gone += deletion.destroy(_system_call(core, audit, "deleteKey", "warden/due-deletions"), key_id)
-        except (Error, SealBroken) as error:  # one key's trouble is not the others'
-            log.error("key %s is due but was not destroyed: %s", key_id, error)  # noqa: TRY400 -- says all
-    return gone
+            for job in _JOBS:
+                now = self._core.clock()
+                with self._core.store.write() as tx:
+                    mine = leases.take(tx, job.lease, self._holder, now, now + _LEASE_MILLIS)
+                if mine:
+                    self._core.refresh()
+                    self.carry_out(job, trouble)
+            if self._to_scrub:
+                self._to_scrub = not self._core.store.scrub()
+        except Error as error:
+            trouble[""] = f"nothing is done: {error}"
+        self._tell(trouble)
 
+    def carry_out(self, job: Job, trouble: dict[str, str]) -> int:
+        """Do the job to every key whose day has come; how many it was done to.
 
-def carry_out_rotations(core: Core, audit: Log) -> int:
-    """Rotate every key whose day has come; how many did."""
-    event = ("rotateKey", "warden/due-rotations")
-    turned = 0
-    for key_id in rotation.due(_system_call(core, audit, *event)):
-        try:
-            with core.store.read() as tx:
-                key = rows.get_key(tx, key_id)
-            turned += rotation.rotate_due(_system_call(core, audit, *event, key), key_id)
-        except (Error, SealBroken) as error:  # one key's trouble is not the others'
-            log.warning("key %s is due but was not rotated: %s", key_id, error)
-            if isinstance(error, Error) and error.fault is UNAVAILABLE:
-                break  # no key will do better in this round
-    return turned
+        `trouble` takes up why others stay, by key id; with "" for what prevents all: then it ends at once.
+        """
+        count = 0
+        for key_id in job.due(self._call(job)):
+            self.at_work = True
+            try:
+                count += job.do(self._call(job), key_id)
+            except (Error, SealBroken) as error:  # one key's trouble is not the others'
+                if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
+                    trouble[""] = f"nothing is done: {error}"
+                    break
+                trouble[key_id] = f"not {job.done}: {error}"
+            finally:
+                self.at_work = False
+        self._to_scrub |= job is DELETIONS and count > 0
+        return count
 
+    def _tell(self, trouble: dict[str, str]) -> None:
+        for key_id, why in trouble.items():
+            if self._trouble.get(key_id) != why:
+                log.error("%s due but %s", f"key {key_id} is" if key_id else "keys may be", why)
+        if "" in self._trouble and "" not in trouble:
+            log.info("due keys are seen to again")
+        self._trouble = trouble
 
-# By the names of their leases. A job that was cut short goes on in the next round.
-_JOBS: dict[str, Callable[[Core, Log], int]] = {
-    "due deletions": carry_out_deletions,
-    "due rotations": carry_out_rotations,
-}
+    def _call(self, job: Job) -> Call:
+        started = time.monotonic()
+        caller = Caller(kind="system", user_name="warden", source="local", request_id=uuid.uuid4().hex)
 
+        def before_commit() -> None:
+            record = of_call(
+                call.caller,
+                event=job.event,
+                method=job.method,
+                result="OK",
+                resource=call.resource,
+                key_version=call.key_version,
+                process="warden",
+                seconds=time.monotonic() - started,
+            )
+            self._audit.append(record, timeout=_AUDIT_SECONDS)
 
-def _system_call(core: Core, audit: Log, event: str, method: str, key: Key | None = None) -> Call:
-    started = time.monotonic()
-    caller = Caller(
-        kind="system",
-        user_name="warden",
-        domain_id=key.domain_id if key else "",
-        project_id=key.project_id if key else "",
-        source="local",
-        request_id=uuid.uuid4().hex,
-    )
-
-    def before_commit() -> None:
-        record = of_call(
-            call.caller,
-            event=event,
-            method=method,
-            result="OK",
-            resource=call.resource,
-            key_version=call.key_version,
-            process="warden",
-            seconds=time.monotonic() - started,
-        )
-        audit.append(record, timeout=_AUDIT_SECONDS)
-
-    call = Call(core, caller, before_commit, key.id if key else "")  # named: the record tells of it
-    return call
+        call = Call(self._core, caller, before_commit)
+        return call

@@ -4,26 +4,31 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
-from hsmd.hsm import AddressError, Token, parse_address
+from hsmd.hsm import AddressError, Refusal, Token, parse_address
 from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
 
 PIN_CREDENTIAL = "hsm-pin"
 _WIDEST_SOCKET_MODE = 0o660
+WORKER_MARK = "{worker}"  # in a socket's path: each worker has its own
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pin:
-    """The token's user PIN, and where it came from; never shown."""
+    """The token's user PIN, where it came from, and whether it was refused; never shown.
+
+    Made before the processes are forked, so that a refusal counts for all of them.
+    """
 
     value: str
     source: str
+    refusal: Refusal = field(default_factory=Refusal)
 
 
 def read_pin(settings: Hsm) -> Pin:
@@ -65,6 +70,7 @@ def open_token(
         deadline_seconds=settings.deadline_seconds,
         on_lost=on_lost,
         on_stuck=on_stuck,
+        refusal=pin.refusal,
     )
 
 
@@ -111,6 +117,26 @@ def socket_mode(listener: UnixListener) -> int:
     if mode & ~_WIDEST_SOCKET_MODE:
         raise ConfigError(f"grpc.unix: mode {listener.mode} is wider than 0660")
     return mode
+
+
+def socket_path(listener: UnixListener, index: int) -> Path:
+    """Where the worker of this index listens. Raises ConfigError for braces that mean nothing."""
+    path = listener.path.replace(WORKER_MARK, str(index))
+    if "{" in path or "}" in path:
+        raise ConfigError(f"grpc.unix: path {listener.path!r}: {WORKER_MARK} is all that may stand in braces")
+    return Path(path)
+
+
+def make_room(path: Path) -> None:
+    """Remove the socket that an earlier process left. Raises ConfigError when anything else is there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(f"grpc.unix: {path} is there already and is no socket")
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
 
 
 def now_millis() -> int:

@@ -4,23 +4,24 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import grpc
 
 from hsmd.api import evidence, server
+from hsmd.api.health import Health
+from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
-from hsmd.daemon import wiring
+from hsmd.daemon import watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
-_PATIENCE = timedelta(minutes=1)
+_MESSAGE_SECONDS = 10.0  # for a call's message to arrive, unless the deadline of calls is nearer
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,11 @@ class Worker:
         self._settings = settings
         self._index = index
         self._name = f"worker-{index}"
-        self._pool = Pool(settings.grpc.threads)
-        self._core = wiring.open_core(settings, pin, self._pool.have_spares)
+        pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
+        self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
+        self._core = wiring.open_core(settings, pin, pool.have_spares)
         self._audit = wiring.open_audit(settings, self._name)
-        self._health = server.Health()
+        self._health = Health(server.service_names())
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
         self._stopping = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -57,22 +59,13 @@ class Worker:
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
             self._health.tell(serving=self._connected())
+            self._patience.tend()
             for each in self._pipelines:
-                each.end_overdue()
-            if self._hopeless():
+                each.end_running(before=time.monotonic())
+            if watch.hopeless(core.token):
                 return EX_FAILED
-        self._drain()
+        watch.part(self._drain, self._settings.grpc.grace_seconds + watch.PARTING_SECONDS)
         return 0
-
-    def _hopeless(self) -> bool:
-        """Whether the module has held threads fast for so long that only a new process will help."""
-        status = self._core.token.status()
-        hopeless = status.state == "unresponsive" and datetime.now(UTC) - status.since > _PATIENCE
-        if hopeless:
-            log.critical(
-                "the PKCS#11 module does not answer any more: this process ends, another takes its place"
-            )
-        return hopeless
 
     def _connected(self) -> bool:
         return bool(self._core.token.status().state == "connected")
@@ -87,16 +80,16 @@ class Worker:
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"grpc: can't listen on {address}:{settings.port}: {error}") from error
         for listener in settings.unix:
-            if "{worker}" in listener.path or self._index == 0:
+            if wiring.WORKER_MARK in listener.path or self._index == 0:
                 self._open_socket(listener)
         for each in self._servers:
             each.start()
 
     def _open_socket(self, listener: UnixListener) -> None:
-        path = Path(listener.path.format(worker=self._index))
+        path = wiring.socket_path(listener, self._index)
         mode = wiring.socket_mode(listener)
         one = self._server(evidence.socket(self._core, listener))
-        path.unlink(missing_ok=True)
+        wiring.make_room(path)
         mask = os.umask(0o777 & ~mode)  # never wider, not even for a moment
         try:
             one.add_insecure_port(f"unix:{path}")
@@ -111,7 +104,7 @@ class Worker:
             self._core, self._audit, meet, process=self._name, deadline=settings.grpc.deadline_seconds
         )
         one = server.build(
-            pipeline, self._pool, self._health, self._status, settings.grpc, settings.limits.message_bytes
+            pipeline, self._patience, self._health, self._status, settings.grpc, settings.limits.message_bytes
         )
         self._servers.append(one)
         self._pipelines.append(pipeline)
@@ -121,6 +114,8 @@ class Worker:
         self._health.tell(serving=False)
         for done in [each.stop(self._settings.grpc.grace_seconds) for each in self._servers]:
             done.wait()
+        for each in self._pipelines:  # gRPC has ended what was left; its record is still due
+            each.end_running()
         self._audit.close()
         self._core.store.close()
         self._core.token.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hsmd.caller import Caller
 from hsmd.domain import access, keys
-from hsmd.domain.core import Call
+from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.errors import (
     GRANT_ALONE,
     GRANT_ID_INVALID,
@@ -43,7 +43,6 @@ _PRINCIPAL = re.compile(r"[0-9a-f]{32}")
 _GRANT_ID = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-zA-Z0-9:/_-]{1,255}")
 _ID_BYTES = 32
-_DAY_MILLIS = 24 * 60 * 60 * 1000
 _SEQUENCES = "create-grant"
 
 
@@ -180,7 +179,7 @@ def _first_or_new(call: Call, tx: Tx, draft: Grant, sequence: str) -> Grant:
     """The grant that this sequence made within 24 hours, or else the draft, kept."""
     asked = [draft.key_id, draft.grantee, draft.grantee_type, draft.operations, draft.name, draft.retiring]
     digest = hashlib.sha256(json.dumps(asked).encode()).digest()
-    project, day_ago = call.caller.project_id, draft.created - _DAY_MILLIS
+    project, day_ago = call.caller.project_id, draft.created - DAY_MILLIS
     earlier = sequences.recall(tx, project, _SEQUENCES, sequence) if sequence else None
     if earlier is not None and earlier[2] >= day_ago:
         if earlier[0] != digest:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS
 from hsmd.domain import access, keys
-from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
 from hsmd.errors import (
     ASYMMETRIC_NOT_ROTATED,
     EXTERNAL_NOT_ROTATED,
@@ -30,7 +30,6 @@ from hsmd.store.keys import Key, KeyVersion
 
 DEFAULT_DAYS = 365
 _DAYS = range(30, 366)
-_DAY_MILLIS = 24 * 60 * 60 * 1000
 # Versions stay for ever, so what a caller can add to a key must have a bound. DEW names none.
 ROTATIONS_PER_DAY = 100
 _MATERIALS = 1000
@@ -105,7 +104,7 @@ def rotate(call: Call, reference: str) -> Key:
     wrapped = _new_material(call)
     with call.change() as tx:
         key = access.usable(_rotatable(access.key_for_change(call, tx, reference)))
-        if rows.rotations_since(tx, key.id, call.core.clock() - _DAY_MILLIS) >= ROTATIONS_PER_DAY:
+        if rows.rotations_since(tx, key.id, call.core.clock() - DAY_MILLIS) >= ROTATIONS_PER_DAY:
             raise Error(
                 RATE_EXCEEDED, reason=f"the key was rotated {ROTATIONS_PER_DAY} times within 24 hours"
             )
@@ -130,7 +129,8 @@ def rotate_due(call: Call, key_id: str) -> bool:
         days = _days_if_due(call, key)
         if key is None or days is None:
             return False
-        _advance(call, tx, key, wrapped, call.core.clock() + days * _DAY_MILLIS)
+        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        _advance(call, tx, key, wrapped, call.core.clock() + days * DAY_MILLIS)
         call.before_commit()
     return True
 
@@ -160,7 +160,7 @@ def _rotating(call: Call, tx: Tx, reference: str) -> Key:
 
 
 def _schedule(call: Call, tx: Tx, key: Key, days: int) -> None:
-    next_due = call.core.clock() + days * _DAY_MILLIS
+    next_due = call.core.clock() + days * DAY_MILLIS
     key_rows.update_key(tx, replace(key, rotation_days=days, rotation_due=next_due))
 
 

@@ -12,6 +12,7 @@ probe.py       what the token can do, by doing it
 pair_probe.py  the same for key pairs
 connection.py  from loading to a probed login, under a lock between processes
 calls.py       who is inside the module, until when
+refusal.py     that the PIN was refused, for all processes
 handles.py     what callers hold for an object in the token
 link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
@@ -26,6 +27,7 @@ from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.pairs import Pair
 from hsmd.hsm.probe import Capability
+from hsmd.hsm.refusal import Refusal
 from hsmd.hsm.token import Token
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Handle",
     "ObjectGone",
     "Pair",
+    "Refusal",
     "Token",
     "TokenRefused",
     "TokenStatus",

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from pkcs11 import PKCS11Error, TokenFlag
+from pkcs11 import Attribute, ObjectClass, PKCS11Error, TokenFlag
 from pkcs11 import exceptions as p11
 from pkcs11.types import Session, Slot, Token
 
@@ -24,6 +25,7 @@ from hsmd.hsm.handles import Handle, Handles
 from hsmd.hsm.module import Module
 from hsmd.hsm.pair_probe import probe_pairs
 from hsmd.hsm.probe import Found, probe
+from hsmd.hsm.refusal import Refusal
 
 _PULSE_TEXT = b"hsmd"
 _LOCK_PAUSE = 0.02
@@ -48,9 +50,9 @@ class Connection:
     anchor: Session  # owns the login and every loaded key; one call at a time
     found: Found
     pulse: _Pulse | None
+    seen: set[str]  # labels of token objects: all that were there at the login, or found since
     anchor_lock: threading.Lock = field(default_factory=threading.Lock)
     labelled: dict[str, Handle] = field(default_factory=dict)  # token objects found so far
-    seen: set[str] = field(default_factory=set)  # labels of all that ever were found
 
     def open_session(self, *, write: bool = False) -> Session:
         """A session of this process's login. Raises PKCS11Error."""
@@ -67,6 +69,7 @@ def establish(
     module: Module,
     address: Address,
     pin: str,
+    refusal: Refusal,
     generation: int,
     lock_file: Path,
     patience: float,
@@ -76,31 +79,42 @@ def establish(
 
     Processes that start together on one SoftHSM2 token break each other; so all of it happens under a lock,
     for which this waits at most `patience` seconds. `entering` is called when the module is about to be.
+    A refusal of the PIN is noted, and looked for, under the lock: of processes that come together, one tries.
     Raises TokenRefused, Error(UNAVAILABLE), PKCS11Error; the module is finalised then.
     """
     with locked(lock_file, patience):
+        if refusal:
+            raise TokenRefused("the PIN was refused before and is not tried again", pin=True)
         entering()
         module.initialize()
         try:
             token = _find(module.slots(), address)
-            anchor = _log_in(token, pin)
+            anchor = _log_in(token, pin, refusal)
             found = probe_pairs(module, anchor, probe(module, anchor))
             pulse = _pulse(module, anchor)
-            return Connection(generation, Handles(generation), module, token, anchor, found, pulse)
+            seen = {label for _, label in persisting(anchor)}
+            return Connection(generation, Handles(generation), module, token, anchor, found, pulse, seen)
         except BaseException:
             with suppress(PKCS11Error):  # what went wrong before is what counts
                 module.finalize()
             raise
 
 
-def _log_in(token: Token, pin: str) -> Session:
+def persisting(session: Session, label: str | None = None) -> list[tuple[int, str]]:
+    """Handle and label of the secret keys that persist in the token. Raises PKCS11Error."""
+    wanted: dict[Attribute, object] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: True}
+    if label is not None:
+        wanted[Attribute.LABEL] = label
+    return [(cast("int", each.handle), each[Attribute.LABEL]) for each in session.get_objects(wanted)]
+
+
+def _log_in(token: Token, pin: str, refusal: Refusal) -> Session:
     try:
         return token.open(user_pin=pin)
     except PKCS11Error as error:
         if sort_of(error) is Sort.PIN:
+            refusal.note()
             raise TokenRefused(f"the token refuses the PIN: {name_of(error)}", pin=True) from error
-        if isinstance(error, p11.UserPinNotInitialized):
-            raise TokenRefused("the token has no user PIN yet") from error
         raise
 
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pkcs11 import PKCS11Error
+from pkcs11 import PKCS11Error, UserPinNotInitialized
 
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm.address import Address
@@ -28,6 +28,7 @@ from hsmd.hsm.calls import Calls
 from hsmd.hsm.connection import Connection, establish
 from hsmd.hsm.faults import TokenRefused, name_of
 from hsmd.hsm.module import Module
+from hsmd.hsm.refusal import Refusal
 
 if TYPE_CHECKING:
     from hsmd.hsm.probe import Capability
@@ -66,6 +67,7 @@ class Settings:
     deadline: float
     on_lost: Callable[[], None]
     on_stuck: Callable[[int], None]
+    refusal: Refusal
 
 
 class Link:
@@ -77,6 +79,7 @@ class Link:
         self.live: Connection | None = None
         self.pid = os.getpid()
         self.capabilities: tuple[Capability, ...] = ()
+        self.refused: TokenRefused | None = None  # the PIN: nothing will be tried any more
         self._address = settings.address
         self._pin = pin
         self._module: Module | None = None
@@ -86,7 +89,6 @@ class Link:
         self._state: State = "away"
         self._since = datetime.now(UTC)
         self._detail = "not connected yet"
-        self._refused: TokenRefused | None = None
         self._untold = False  # a loss that on_lost has not heard of
         self._lock = threading.Lock()  # of the fields above
         self._connecting = threading.Lock()  # one attempt at a time
@@ -141,7 +143,7 @@ class Link:
                 return outcome.set_result(None)
             except PKCS11Error as error:
                 if not left:
-                    failure = Error(UNAVAILABLE, reason="the HSM failed")
+                    failure = _failure(error)
                     failure.__cause__ = error
                     return outcome.set_exception(failure)
             except Exception as error:  # raised again by the thread that waits
@@ -151,8 +153,8 @@ class Link:
 
     def _connect_once(self) -> None:
         """Raises TokenRefused, Error(UNAVAILABLE), PKCS11Error; the status tells it as well."""
-        if self._refused:
-            raise self._refused
+        if self.refused:
+            raise self.refused
         if self._closing.is_set():
             raise Error(UNAVAILABLE, reason="the HSM's connection was closed")
         if not self._connecting.acquire(blocking=False):
@@ -164,7 +166,7 @@ class Link:
             with self._lock:
                 self._down("away", name_of(error) if isinstance(error, PKCS11Error) else str(error))
                 if isinstance(error, TokenRefused) and error.pin:
-                    self._refused = error
+                    self.refused = error
             raise
         finally:
             self.calls.leave(threading.get_ident())
@@ -186,6 +188,7 @@ class Link:
             self._module,
             self._address,
             self._pin,
+            self.settings.refusal,
             self._generation + 1,
             self.settings.lock_file,
             self.settings.deadline,
@@ -279,7 +282,7 @@ class Link:
                 self._rest(_PING)
                 with suppress(Error):  # lost() has noted it
                     ping()
-            elif self._refused or self.calls.others():
+            elif self.refused or self.calls.others():
                 self._rest(_FIRST_PAUSE)
             else:
                 with suppress(TokenRefused, Error, PKCS11Error):  # the status tells it
@@ -308,3 +311,10 @@ class Link:
             leaving = threading.Thread(target=self._finalize, daemon=True, name="hsm-close")
             leaving.start()
             leaving.join(self.settings.deadline)
+
+
+def _failure(error: PKCS11Error) -> TokenRefused | Error:
+    """What `error` means when repeating did not help. SoftHSM2 speaks of a missing PIN now and then, too."""
+    if isinstance(error, UserPinNotInitialized):
+        return TokenRefused("the token has no user PIN yet")
+    return Error(UNAVAILABLE, reason="the HSM failed")

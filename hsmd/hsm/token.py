@@ -7,24 +7,24 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import cast
 
-from pkcs11 import Attribute, Mechanism, NoSuchKey, ObjectClass
+from pkcs11 import Attribute, Mechanism, NoSuchKey
 from pkcs11.types import Session
 
 from hsmd.algorithms import KeyAlgorithm
 from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
-from hsmd.hsm.connection import locked
+from hsmd.hsm.connection import locked, persisting
 from hsmd.hsm.desk import Desk
-from hsmd.hsm.faults import BadData, ObjectGone
+from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.loading import key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
 from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
+from hsmd.hsm.refusal import Refusal
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
@@ -37,7 +37,8 @@ def _nothing(*_: object) -> None:
 class Token(PairWork):
     """One token, used by all threads of this process. All sizes are bytes, all times seconds.
 
-    `pin` stays in memory and is tried once: after a refusal nobody tries again. `lock_file` is held while
+    `pin` stays in memory and is tried once: after a refusal nobody tries again who was given the same
+    `refusal`, made before the processes were forked (None: this process alone). `lock_file` is held while
     a process connects. `softhsm_conf` becomes SOFTHSM2_CONF of this process. `deadline_seconds` is the
     longest wait for one answer; who passes it makes the token *unresponsive*. `on_lost` is called once for
     each lost connection, `on_stuck` with the number of threads stuck inside the module whenever it
@@ -59,8 +60,17 @@ class Token(PairWork):
         on_lost: Callable[[], None] = _nothing,
         on_stuck: Callable[[int], None] = _nothing,
         oaep_fallback: bool = True,
+        refusal: Refusal | None = None,
     ) -> None:
-        settings = Settings(address, lock_file, softhsm_conf, deadline_seconds, on_lost, on_stuck)
+        settings = Settings(
+            address,
+            lock_file,
+            softhsm_conf,
+            deadline_seconds,
+            on_lost,
+            on_stuck,
+            Refusal() if refusal is None else refusal,
+        )
         self._link = Link(settings, pin)
         self._oaep_fallback = oaep_fallback
         self._local = threading.local()
@@ -88,6 +98,11 @@ class Token(PairWork):
     def status(self) -> TokenStatus:
         """How the token is; never waits for it."""
         return self._link.status()
+
+    @property
+    def refused(self) -> TokenRefused | None:
+        """The refusal of the PIN, by `connect` or later: from then on nothing is tried any more."""
+        return self._link.refused
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -129,7 +144,7 @@ class Token(PairWork):
             connection = desk.connection
             known = connection.labelled.get(label)
             if known is None:
-                found = _objects(desk.session, label)
+                found = persisting(desk.session, label)
                 if not found and label in connection.seen:
                     # SoftHSM2 whose folder was away keeps these objects dead: only a new connection helps.
                     raise self._link.lost(connection, NoSuchKey(f"no key labelled {label} any more"))
@@ -143,7 +158,7 @@ class Token(PairWork):
     def labels(self) -> list[str]:
         """The labels of all secret keys that persist in the token, sorted."""
         with self._desk().call() as desk:
-            return sorted(label for _, label in _objects(desk.session))
+            return sorted(label for _, label in persisting(desk.session))
 
     def check_value(self, handle: Handle) -> str:
         """The key check value (CKA_CHECK_VALUE) in hexadecimal; "" when the token keeps none."""
@@ -268,7 +283,7 @@ class Token(PairWork):
     def _make(self, label: str, mechanism: Mechanism, template: Template) -> None:
         settings = self._link.settings
         with locked(settings.lock_file, settings.deadline), self._desk().call() as desk:
-            if _objects(desk.session, label):
+            if persisting(desk.session, label):
                 raise Error(FORMAT_INVALID, reason=f"the HSM holds a key labelled {label} already")
             session = desk.connection.open_session(write=True)
             try:
@@ -286,10 +301,3 @@ class Token(PairWork):
                 self.destroy(made)
             raise
         return made
-
-
-def _objects(session: Session, label: str | None = None) -> list[tuple[int, str]]:
-    wanted: dict[Attribute, object] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: True}
-    if label is not None:
-        wanted[Attribute.LABEL] = label
-    return [(cast("int", each.handle), each[Attribute.LABEL]) for each in session.get_objects(wanted)]

@@ -147,6 +147,21 @@ class Store:
                 self._drop_watch()  # the next call opens another
                 raise
 
+    def scrub(self) -> bool:
+        """Overwrite what commits replaced, as destroying does by itself; False when others prevented it.
+
+        Raises Error.
+        """
+        if not self._sqlite:
+            return True
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise BUSY()
+        try:
+            with TRANSLATED, self._connect(self._writers) as connection:
+                return _scrub(connection)
+        finally:
+            self._writing.release()
+
     def last_change(self) -> int:
         """The number of the newest change in the feed, 0 when there is none. Raises Error."""
         with self.read() as tx:
@@ -196,14 +211,18 @@ def _data_version(watch: PoolProxiedConnection) -> int:
     return number
 
 
-def _scrub(connection: Connection) -> None:
-    """Overwrite what the commit replaced: SQLite's log still holds it. Best effort, the commit stands."""
+def _scrub(connection: Connection) -> bool:
+    """Overwrite what commits replaced, which SQLite's log still holds; whether it is done. Commits stand."""
     driver = connection.connection.driver_connection
     try:
         if not isinstance(driver, sqlite3.Connection):
             raise TypeError("an SQLite connection is due")
         driver.execute(f"PRAGMA busy_timeout={_SCRUB_MILLIS}")
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        driver.execute(f"PRAGMA busy_timeout={round(WAIT_SECONDS * 1000)}")
+        try:
+            busy: int = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={round(WAIT_SECONDS * 1000)}")
     except sqlite3.Error:
         _log.warning("the log of the store could not be truncated after a deletion", exc_info=True)
+        return False
+    return not busy

@@ -23,9 +23,9 @@ def upgrade() -> None:
         op.add_column("keys", column)
     for name in ("public_key", "material_check"):
         op.add_column("key_versions", sa.Column(name, sa.LargeBinary))
-    for name, column in (("rotation", "rotation_due"), ("expiry", "expires"), ("keystore", "keystore_id")):
-        there = sa.text(f"{column} IS NOT NULL")
-        op.create_index(f"ix_keys_{name}", "keys", [column], sqlite_where=there, postgresql_where=there)
+    for name, indexed in (("rotation", "rotation_due"), ("expiry", "expires"), ("keystore", "keystore_id")):
+        there = sa.text(f"{indexed} IS NOT NULL")
+        op.create_index(f"ix_keys_{name}", "keys", [indexed], sqlite_where=there, postgresql_where=there)
     _of_keys()
     _keystores()
     _keyspaces()

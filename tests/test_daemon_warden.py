@@ -1,0 +1,96 @@
+"""The warden and a token that fails: it stops no others, does not fill the log, and goes on by itself."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.backstage import backstage
+from tests.faults import absent_token, change_rows, frozen_token, processes, rows, store_file
+from tests.stand import Stand, eventually, standing
+
+_KEYS = 90
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Iterator[Stand]:
+    """A stand with keys to be deleted one day."""
+    settings = {"HSMD__GRPC__WORKERS": "1", "HSMD__HSM__DEADLINE_SECONDS": "1"}
+    with standing(tmp_path, settings, gateway=False) as stand:
+        with stand.client() as client:
+            for number in range(_KEYS):
+                client.schedule_deletion(client.create_key(f"key-{number}"), 7)
+        yield stand
+
+
+def wardens(stand: Stand) -> set[int]:
+    return {pid for pid, name in processes(stand, workers=1).items() if name == "warden"}
+
+
+def left(stand: Stand) -> int:
+    ((count,),) = rows(stand, "SELECT count(*) FROM keys WHERE state = 4")
+    return int(count)
+
+
+def lease(stand: Stand, holder: str, until: int) -> None:
+    change_rows(stand, "UPDATE leases SET holder = ?, until = ?", holder, until)
+
+
+def writable(stand: Stand) -> bool:
+    with closing(sqlite3.connect(store_file(stand), timeout=0, isolation_level=None)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
+def ids(stand: Stand) -> list[str]:
+    return [key for (key,) in rows(stand, "SELECT id FROM keys WHERE state = 4")]
+
+
+def test_a_module_that_hangs_within_a_change_does_not_keep_the_store_locked(doomed: Stand) -> None:
+    stand = doomed
+    before = wardens(stand)
+    backstage(stand, "due", *ids(stand))
+    while left(stand):
+        now = left(stand)
+        while left(stand) == now:
+            time.sleep(0.001)
+        with frozen_token(stand):
+            time.sleep(0.2)
+            now = left(stand)
+            time.sleep(0.5)
+            if writable(stand) or left(stand) != now or not now:
+                continue  # it does not hang, or not within a change: try again
+            eventually(lambda: writable(stand))
+            eventually(lambda: wardens(stand) != before)
+            assert "this process ends, another takes its place" in stand.log()
+            break
+    else:
+        pytest.fail("never caught within a change")
+    lease(stand, "nobody", 0)  # that of the warden which left would be over in a minute
+    eventually(lambda: left(stand) == 0)
+    with stand.client() as client:
+        assert list(client.list_keys()) == []
+    assert "Traceback" not in stand.log()
+
+
+def test_a_token_that_is_away_is_told_once(doomed: Stand) -> None:
+    stand = doomed
+    before = wardens(stand)
+    eventually(lambda: rows(stand, "SELECT * FROM leases"))
+    lease(stand, "another node", 1 << 50)
+    backstage(stand, "due", *ids(stand)[:3])
+    with absent_token(stand):
+        lease(stand, "nobody", 0)
+        eventually(lambda: "nothing is done" in stand.log())
+        time.sleep(11)  # two rounds more
+        told = [line for line in stand.log().splitlines() if "nothing is done" in line]
+        assert len(told) <= 2, told  # that it failed, and perhaps that it is away
+    eventually(lambda: left(stand) == _KEYS - 3)
+    assert "due keys are seen to again" in stand.log()
+    assert wardens(stand) == before
