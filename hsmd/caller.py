@@ -22,4 +22,3 @@ class Caller:
     roles: frozenset[str] = frozenset()
     source: str = ""
     request_id: str = ""
-

@@ -10,12 +10,40 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from hsmd.api import aliases, crypto, datakeys, deletion, grants, identity, keys, rotation, service, tags
+from hsmd.api import (
+    agreement,
+    aliases,
+    crypto,
+    datakeys,
+    deletion,
+    grants,
+    identity,
+    keys,
+    macs,
+    rotation,
+    service,
+    signing,
+    tags,
+)
 from hsmd.api.methods import Method, methods_of
 from hsmd.api.pipeline import Pipeline, Serve
 from hsmd.config import Grpc
 
-_MODULES = (keys, aliases, tags, deletion, rotation, grants, crypto, datakeys, identity, service)
+_MODULES = (
+    keys,
+    aliases,
+    tags,
+    deletion,
+    rotation,
+    grants,
+    crypto,
+    datakeys,
+    signing,
+    macs,
+    agreement,
+    identity,
+    service,
+)
 _METADATA_BYTES = 64 * 1024
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 

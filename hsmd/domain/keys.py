@@ -80,7 +80,8 @@ def create_key(
     ).digest()
     if sequence and (earlier := _answered(call, sequence, digest)):
         return earlier
-    key = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    draft = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    key = replace(draft, usage=usage or row.usages[0])
     version = _new_version(call, key, row)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
@@ -235,14 +236,19 @@ def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterp
 
 def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
     token = call.core.token
+    root = token.find(ROOT_KEY_LABEL)
+    if not token.supports(row):
+        raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
+    made = token.generate_pair(row, root) if row.asymmetric else None
     return KeyVersion(
         key_id=key.id,
         version=key.current_version,
         algorithm=row.name,
-        wrapped=token.generate(row, token.find(ROOT_KEY_LABEL)),
+        wrapped=made.wrapped if made else token.generate(row, root),
         root_label=ROOT_KEY_LABEL,
         created=key.created,
         destroyed=None,
+        public_key=made.public_key if made else None,
     )
 
 
