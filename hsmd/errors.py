@@ -96,6 +96,32 @@ INTERVAL_INVALID = Fault(
     "KMS.3001", 400, "INVALID_ARGUMENT", "rotation_interval is not valid: 30 to 365 days are due."
 )
 
+# Keys of another kind or usage
+ASYMMETRIC_KEY_REFUSED = Fault(
+    "KMS.0325", 400, "FAILED_PRECONDITION", "The asymmetric key {key} does not support this."
+)
+SYMMETRIC_KEY_REFUSED = Fault(
+    "KMS.0331", 400, "FAILED_PRECONDITION", "The symmetric key {key} does not support this."
+)
+SIGNING_ALGORITHM_REFUSED = Fault(
+    "KMS.0332", 400, "FAILED_PRECONDITION", "The key {key} does not support {algorithm}: it is {spec}."
+)
+USAGE_IS_ENCRYPTION = Fault(
+    "KMS.0334", 400, "FAILED_PRECONDITION", "The key {key} does not support this: it is for ENCRYPT_DECRYPT."
+)
+USAGE_IS_SIGNING = Fault(
+    "KMS.0335", 400, "FAILED_PRECONDITION", "The key {key} does not support this: it is for SIGN_VERIFY."
+)
+USAGE_IS_AGREEMENT = Fault(
+    "KMS.0308", 400, "INVALID_ARGUMENT", "The key {key} does not support this: it is for KEY_AGREEMENT."
+)
+EC_KEY_REFUSED = Fault(
+    "KMS.1114", 400, "FAILED_PRECONDITION", "The EC key {key} does not encrypt or decrypt."
+)
+SYMMETRIC_DOES_NOT_SIGN = Fault(
+    "KMS.1115", 400, "FAILED_PRECONDITION", "The symmetric key {key} does not sign or verify."
+)
+
 # Grants
 GRANT_REFUSED = Fault("KMS.0306", 403, "PERMISSION_DENIED", "You have no right to this grant: {reason}.")
 GRANT_ALONE = Fault("KMS.2401", 400, "INVALID_ARGUMENT", "The operations can't be create-grant alone.")
@@ -193,12 +219,26 @@ PLAIN_LENGTH_DIFFERS = Fault(
 ALGORITHM_REFUSED = Fault(
     "KMS.2105", 400, "INVALID_ARGUMENT", "A symmetric key does not support this encryption_algorithm."
 )
+RSA_ALGORITHM_REFUSED = Fault(
+    "KMS.2106",
+    400,
+    "INVALID_ARGUMENT",
+    "An RSA key does not support this encryption_algorithm: RSAES_OAEP_SHA_256 is due.",
+)
+PLAINTEXT_TOO_LONG = Fault(
+    "KMS.2108", 400, "INVALID_ARGUMENT", "The plain_text is too long: {spec} encrypts up to {limit} bytes."
+)
 CIPHERTEXT_INVALID = Fault("KMS.2201", 400, "INVALID_ARGUMENT", "The cipher_text is not valid.")
 CIPHER_LENGTH_INVALID = Fault(
-    "KMS.2202", 400, "INVALID_ARGUMENT", "datakey_cipher_length is not valid: 1 to 1148 bytes are due."
+    "KMS.2202", 400, "INVALID_ARGUMENT", "datakey_cipher_length is not valid: 1 to 4096 bytes are due."
 )
 CIPHER_LENGTH_DIFFERS = Fault(
     "KMS.2204", 400, "INVALID_ARGUMENT", "The cipher_text does not have datakey_cipher_length."
+)
+
+# Signatures
+DIGEST_INVALID = Fault(
+    "KMS.0329", 400, "INVALID_ARGUMENT", "The digest is not valid: {algorithm} takes {length} bytes."
 )
 
 # The service

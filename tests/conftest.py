@@ -6,6 +6,7 @@ import pytest
 
 from hsmd.client import Client
 from tests.calls import Operation
+from tests.specs import Keys
 from tests.stand import Stand, Tenant, standing
 from tests.stores import empty_url, sqlite_store, sqlite_url, store, store_url
 
@@ -37,6 +38,13 @@ def client(stand: Stand) -> Iterator[Client]:
     """The development user over gRPC."""
     with stand.client() as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def keys(client: Client) -> Keys:
+    """Keys of every spec, made as they are needed and shared."""
+    found = client.status().capabilities
+    return Keys(client, frozenset(each.name for each in found if each.available))
 
 
 @pytest.fixture(scope="session")

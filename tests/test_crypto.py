@@ -155,7 +155,8 @@ def test_algorithms_of_other_keys(client: Client, rest: Operation, key_id: str, 
         assert rest("encrypt-data", body).status == 200
         return
     refused(rest("encrypt-data", body), "KMS.2105")
-    refused(rest("decrypt-data", {"cipher_text": blob, "encryption_algorithm": algorithm}), "KMS.2105")
+    opening = {"key_id": key_id, "cipher_text": blob, "encryption_algorithm": algorithm}
+    refused(rest("decrypt-data", opening), "KMS.2105")
     with refusal("KMS.2105"):
         client.crypto.EncryptData(
             crypto_pb2.EncryptDataRequest(key_id=key_id, plain_text=b"x", encryption_algorithm=77)  # type: ignore[arg-type]  # none of the enum's

@@ -314,7 +314,7 @@ class TestRefusals:
         with pytest.raises(UnreadableError) as refused:
             read(keys_pb2.CreateKeyRequest, {"key_spec": "x" * 100})
         assert '"xxx' in refused.value.error().message
-        assert len(refused.value.error().message) < 150
+        assert "x" * 41 not in refused.value.error().message
         for tree in ({"encryption_context": {"a": 12345}}, {"plain_text": 12345}):
             with pytest.raises(UnreadableError) as refused:
                 read(crypto_pb2.EncryptDataRequest, tree)

@@ -10,6 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hsmd.api import (
+    agreement,
     aliases,
     crypto,
     datakeys,
@@ -18,8 +19,10 @@ from hsmd.api import (
     health,
     identity,
     keys,
+    macs,
     rotation,
     service,
+    signing,
     tags,
 )
 from hsmd.api.methods import Method, methods_of
@@ -27,7 +30,21 @@ from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline, Serve
 from hsmd.config import Grpc
 
-_MODULES = (keys, aliases, tags, deletion, rotation, grants, crypto, datakeys, identity, service)
+_MODULES = (
+    keys,
+    aliases,
+    tags,
+    deletion,
+    rotation,
+    grants,
+    crypto,
+    datakeys,
+    signing,
+    macs,
+    agreement,
+    identity,
+    service,
+)
 _METADATA_BYTES = 64 * 1024
 _MOST_REFLECTIONS = 4
 _REFLECTION_SECONDS = 60.0

@@ -10,7 +10,20 @@ from types import FrameType
 
 import click
 
-from hsmd.cli.ctl import aliases, data, files, grants, host, keys, outcome, output, rotation, tags
+from hsmd.cli.ctl import (
+    aliases,
+    data,
+    files,
+    grants,
+    host,
+    keys,
+    macs,
+    outcome,
+    output,
+    rotation,
+    signing,
+    tags,
+)
 from hsmd.cli.ctl.context import Context, Group, pass_context
 
 _FILE = click.Path(path_type=Path)
@@ -72,7 +85,7 @@ for _command in (
     cli.add_command(_command)
 for _command in (rotation.rotate, rotation.rotation):
     keys.keys.add_command(_command)
-for _command in (data.encrypt, data.decrypt, data.random):
+for _command in (data.encrypt, data.decrypt, data.random, *signing.COMMANDS, macs.mac):
     cli.add_command(_command)
 
 

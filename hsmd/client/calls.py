@@ -12,6 +12,7 @@ import grpc
 from hsmd.client.errors import REQUEST_ID, SetupError, from_rpc
 from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1 import (
+    agreement_pb2,
     aliases_pb2,
     crypto_pb2,
     datakeys_pb2,
@@ -19,13 +20,16 @@ from hsmd.pb.v1 import (
     grants_pb2,
     identity_pb2,
     keys_pb2,
+    macs_pb2,
     rotation_pb2,
     service_pb2,
+    signing_pb2,
     tags_pb2,
 )
 
 _PROJECT_ID = "hsmd-project-id"
 _MODULES = (
+    agreement_pb2,
     aliases_pb2,
     crypto_pb2,
     datakeys_pb2,
@@ -33,8 +37,10 @@ _MODULES = (
     grants_pb2,
     identity_pb2,
     keys_pb2,
+    macs_pb2,
     rotation_pb2,
     service_pb2,
+    signing_pb2,
     tags_pb2,
 )
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.

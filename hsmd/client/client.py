@@ -9,7 +9,8 @@ from typing import Self
 
 from hsmd.client.calls import Calls, open_channel
 from hsmd.client.errors import SetupError
-from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, service_pb2
+from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, macs_pb2, service_pb2, signing_pb2
+from hsmd.pb.v1.agreement_pb2_grpc import AgreementStub
 from hsmd.pb.v1.aliases_pb2_grpc import AliasesStub
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
@@ -25,8 +26,11 @@ from hsmd.pb.v1.keys_pb2 import (
     UpdateKeyDescriptionResponse,
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
+from hsmd.pb.v1.macs_pb2_grpc import MacsStub
 from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
+from hsmd.pb.v1.signing_pb2 import MessageType
+from hsmd.pb.v1.signing_pb2_grpc import SigningStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
@@ -42,9 +46,9 @@ class Client:
     instead of the target's host; `deadline` is in seconds, for each call. Wherever a `key_id` is taken it
     may be a key id, alias/NAME or an alias URN.
 
-    `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `deletion`, `identity` and
-    `service` are the generated stubs, for what has no method here. Every call raises ApiError; making a
-    Client raises SetupError.
+    `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
+    `deletion`, `identity` and `service` are the generated stubs, for what has no method here. Every call
+    raises ApiError; making a Client raises SetupError.
     """
 
     def __init__(
@@ -68,6 +72,9 @@ class Client:
         self.grants = GrantsStub(calls)
         self.crypto = CryptoStub(calls)
         self.data_keys = DataKeysStub(calls)
+        self.signing = SigningStub(calls)
+        self.macs = MacsStub(calls)
+        self.agreement = AgreementStub(calls)
         self.deletion = DeletionStub(calls)
         self.identity = IdentityStub(calls)
         self.service = ServiceStub(calls)
@@ -101,16 +108,26 @@ class Client:
 
     # Keys
 
-    def create_key(self, alias: str, *, description: str = "", spec: str = "", sequence: str = "") -> str:
+    def create_key(
+        self,
+        alias: str,
+        *,
+        description: str = "",
+        spec: str = "",
+        usage: str = "",
+        sequence: str = "",
+    ) -> str:
         """Generate a key in the HSM and return its id.
 
-        `spec` is the DEW spelling, "" for AES_256; ValueError for one that is not offered. With the same
-        `sequence` (36 characters) a repeated call within 24 hours returns the first one's key.
+        `spec` and `usage` are DEW spellings, "" for AES_256 and the spec's default; ValueError for one that
+        is not offered. With the same `sequence` (36 characters) a repeated call within 24 hours returns the
+        first one's key.
         """
         request = keys_pb2.CreateKeyRequest(
             key_alias=alias,
             key_description=description,
             key_spec=f"KEY_SPEC_{spec}" if spec else None,
+            key_usage=f"KEY_USAGE_{usage}" if usage else None,
             sequence=sequence,
         )
         return str(self.keys.CreateKey(request).key_info.key_id)
@@ -170,18 +187,30 @@ class Client:
 
     # Data
 
-    def encrypt(self, key_id: str, data: bytes, aad: bytes = b"") -> bytes:
-        """Encrypt 1 to 4096 bytes, bound to 0 to 128 bytes of additional authenticated data."""
+    def encrypt(self, key_id: str, data: bytes, aad: bytes = b"", *, algorithm: str = "") -> bytes:
+        """Encrypt 1 to 4096 bytes, bound to 0 to 128 bytes of additional authenticated data.
+
+        With an RSA key `algorithm` is RSAES_OAEP_SHA_256: up to 446 bytes, bound to nothing.
+        """
         request = crypto_pb2.EncryptDataRequest(
-            key_id=key_id, plain_text=data, additional_authenticated_data=aad
+            key_id=key_id,
+            plain_text=data,
+            additional_authenticated_data=aad,
+            encryption_algorithm=f"ENCRYPTION_ALGORITHM_{algorithm}" if algorithm else None,
         )
         response: crypto_pb2.EncryptDataResponse = self.crypto.EncryptData(request)
         return response.cipher_text
 
-    def decrypt(self, blob: bytes, aad: bytes = b"", key_id: str = "") -> bytes:
-        """Decrypt what encrypt made; refused when it was under another key than `key_id`, if one is named."""
+    def decrypt(self, blob: bytes, aad: bytes = b"", key_id: str = "", *, algorithm: str = "") -> bytes:
+        """Decrypt what encrypt made; refused when it was under another key than `key_id`, if one is named.
+
+        An RSA key has to be named, as well as its `algorithm`.
+        """
         request = crypto_pb2.DecryptDataRequest(
-            key_id=key_id, cipher_text=blob, additional_authenticated_data=aad
+            key_id=key_id,
+            cipher_text=blob,
+            additional_authenticated_data=aad,
+            encryption_algorithm=f"ENCRYPTION_ALGORITHM_{algorithm}" if algorithm else None,
         )
         response: crypto_pb2.DecryptDataResponse = self.crypto.DecryptData(request)
         return response.plain_text
@@ -227,9 +256,65 @@ class Client:
             parts.append(response.random_data)
         return b"".join(parts)
 
+    # Signatures and MACs
+
+    def sign(self, key_id: str, algorithm: str, message: bytes, *, digest: bool = False) -> bytes:
+        """Sign 1 to 4096 bytes, or with `digest` the message whose digest they are.
+
+        `algorithm` is a DEW signing_algorithm; ValueError for one that is not offered.
+        """
+        request = signing_pb2.SignRequest(
+            key_id=key_id,
+            message=message,
+            signing_algorithm=f"SIGNING_ALGORITHM_{algorithm}",
+            message_type=_message_type(digest=digest),
+        )
+        response: signing_pb2.SignResponse = self.signing.Sign(request)
+        return response.signature
+
+    def verify(
+        self, key_id: str, algorithm: str, message: bytes, signature: bytes, *, digest: bool = False
+    ) -> bool:
+        """Whether it is the key's signature of these 1 to 4096 bytes, or of the message with this digest."""
+        request = signing_pb2.VerifyRequest(
+            key_id=key_id,
+            message=message,
+            signature=signature,
+            signing_algorithm=f"SIGNING_ALGORITHM_{algorithm}",
+            message_type=_message_type(digest=digest),
+        )
+        response: signing_pb2.VerifyResponse = self.signing.Verify(request)
+        return response.signature_valid
+
+    def public_key(self, key_id: str) -> str:
+        """The public key of a pair as PEM."""
+        request = signing_pb2.GetPublicKeyRequest(key_id=key_id)
+        response: signing_pb2.GetPublicKeyResponse = self.signing.GetPublicKey(request)
+        return response.public_key
+
+    def mac(self, key_id: str, algorithm: str, message: bytes) -> bytes:
+        """The HMAC of 1 to 4096 bytes by an HMAC key; `algorithm` is a DEW mac_algorithm."""
+        request = macs_pb2.GenerateMacRequest(
+            key_id=key_id, message=message, mac_algorithm=f"MAC_ALGORITHM_{algorithm}"
+        )
+        response: macs_pb2.GenerateMacResponse = self.macs.GenerateMac(request)
+        return response.mac
+
+    def verify_mac(self, key_id: str, algorithm: str, message: bytes, mac: bytes) -> bool:
+        """Whether it is the key's HMAC of these bytes."""
+        request = macs_pb2.VerifyMacRequest(
+            key_id=key_id, message=message, mac=mac, mac_algorithm=f"MAC_ALGORITHM_{algorithm}"
+        )
+        response: macs_pb2.VerifyMacResponse = self.macs.VerifyMac(request)
+        return response.mac_valid
+
     # The service
 
     def status(self) -> service_pb2.GetStatusResponse:
         """State of the worker that answers: token, capabilities, store."""
         response: service_pb2.GetStatusResponse = self.service.GetStatus(service_pb2.GetStatusRequest())
         return response
+
+
+def _message_type(*, digest: bool) -> MessageType:
+    return signing_pb2.MESSAGE_TYPE_DIGEST if digest else signing_pb2.MESSAGE_TYPE_RAW

@@ -14,17 +14,16 @@ import hashlib
 import hmac
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hsmd.algorithms import BY_NAME
-from hsmd.domain import access, usage
+from hsmd.algorithms import BY_NAME, KeyAlgorithm
+from hsmd.domain import access, material, usage
 from hsmd.domain.core import Call
 from hsmd.errors import CIPHERTEXT_INVALID, CONTEXT_INVALID, KEY_NOT_FOUND, Error
 from hsmd.hsm import BadData
-from hsmd.store import keys
-from hsmd.store.keys import Key, KeyVersion
+from hsmd.store.keys import Key
 
 MAGIC = b"HSM\x01"
 HEADER_BYTES = 124
@@ -34,7 +33,11 @@ _TAG_BYTES = 16
 _ZERO = bytes(12)
 _BLOCK = 16
 
-KIND_DATA, KIND_DATA_KEY = 1, 2
+KIND_DATA, KIND_DATA_KEY, KIND_DATA_KEY_PAIR = 1, 2, 3
+DATA_KEYS = (KIND_DATA_KEY, KIND_DATA_KEY_PAIR)
+
+# What a caller may give as the length of a data key or of its ciphertext, in bytes: private keys are longest.
+CIPHER_LENGTHS = range(1, 4097)
 
 _CONTEXT_CHARACTERS = 8192
 _CONTEXT_BYTES = 128
@@ -45,6 +48,7 @@ class Plaintext(NamedTuple):
 
     key_id: str
     data: bytes
+    kind: int = KIND_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,51 +67,46 @@ class Header:
 
 def seal(call: Call, key: Key, kind: int, data: bytes, context: bytes) -> bytes:
     """Encrypt under the key's current version. Raises Error(KEY_USED_UP) and the token's."""
-    version = _version(call, key.id, key.current_version)
-    if version is None:
-        raise LookupError(f"key {key.id} lacks its current version {key.current_version}")
+    version = material.current(call, key)
     usage.count(call, key, version.version)
     iv = call.core.token.random(IV_BYTES)
     number = BY_NAME[version.algorithm].number
     front = _FRONT.pack(MAGIC, key.id.encode(), number, kind, version.version, len(data), iv)
     padded = data + bytes(-len(data) % _BLOCK)
-    sealed = call.core.keyring.use(
-        key.id,
-        version.version,
+    sealed = material.use(
+        call,
         version,
         lambda handle: call.core.token.encrypt(handle, iv, padded, front + _ZERO + context),
-        call.moment,
     )
     body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
-    call.key_version = version.version
     return b"".join((front, tag, hashlib.sha256(body).digest(), _ZERO, body))
 
 
-def open_sealed(call: Call, blob: bytes, kind: int, context: bytes, reference: str = "") -> Plaintext:
+def open_sealed(
+    call: Call, blob: bytes, kinds: Collection[int], context: bytes, reference: str = ""
+) -> Plaintext:
     """Decrypt with the key that the ciphertext names, which must be the referenced one, if one is.
 
     Raises Error(CIPHERTEXT_INVALID) for anything but such a ciphertext, and the faults of the key's state.
     """
-    header = _parse(blob, kind)
+    header = _parse(blob, kinds)
     key = _named_key(call, header.key_id, reference)
     access.usable(key)
-    version = _version(call, key.id, header.version)
-    if version is None or version.wrapped is None or BY_NAME[version.algorithm].number != header.algorithm:
+    version = material.version(call, key.id, header.version)
+    if version is None or version.wrapped is None or not _fits(header, BY_NAME[version.algorithm]):
         raise Error(CIPHERTEXT_INVALID)
     call.key_version = version.version
     try:
-        padded = call.core.keyring.use(
-            key.id,
-            version.version,
+        padded = material.use(
+            call,
             version,
             lambda handle: call.core.token.decrypt(
                 handle, header.iv, header.body, header.front + _ZERO + context
             ),
-            call.moment,
         )
     except BadData as error:
         raise Error(CIPHERTEXT_INVALID) from error
-    return Plaintext(key.id, padded[: header.length])
+    return Plaintext(key.id, padded[: header.length], header.kind)
 
 
 def context_bytes(data: bytes, pairs: Mapping[str, str]) -> bytes:
@@ -129,7 +128,7 @@ def context_bytes(data: bytes, pairs: Mapping[str, str]) -> bytes:
     return text.encode()
 
 
-def _parse(blob: bytes, kind: int) -> Header:
+def _parse(blob: bytes, kinds: Collection[int]) -> Header:
     body = blob[HEADER_BYTES:]
     if len(blob) < HEADER_BYTES + _BLOCK or len(body) % _BLOCK:
         raise Error(CIPHERTEXT_INVALID)
@@ -137,7 +136,7 @@ def _parse(blob: bytes, kind: int) -> Header:
     magic, key_id, algorithm, found_kind, version, length, iv = _FRONT.unpack(front)
     sound = (
         magic == MAGIC
-        and found_kind == kind
+        and found_kind in kinds
         and blob[42:44] == b"\0\0"
         and blob[112:HEADER_BYTES] == _ZERO
         and len(body) - _BLOCK < length <= len(body)
@@ -157,6 +156,11 @@ def _parse(blob: bytes, kind: int) -> Header:
     )
 
 
+def _fits(header: Header, row: KeyAlgorithm) -> bool:
+    """Whether it is what such a key makes; a header may name any key, those that don't encrypt so too."""
+    return row.kind == "aes" and row.number == header.algorithm
+
+
 def _named_key(call: Call, key_id: str, reference: str) -> Key:
     """The key that the header names, if it is the caller's; a stranger learns nothing about it."""
     expected = access.key(call, reference) if reference else None
@@ -168,11 +172,3 @@ def _named_key(call: Call, key_id: str, reference: str) -> Key:
         if error.fault is KEY_NOT_FOUND:
             raise Error(CIPHERTEXT_INVALID) from error
         raise
-
-
-def _version(call: Call, key_id: str, number: int) -> KeyVersion | None:
-    def load() -> KeyVersion | None:
-        with call.read() as tx:
-            return keys.get_version(tx, key_id, number)
-
-    return call.core.cache.get(key_id, number, load)

@@ -26,6 +26,7 @@ from hsmd.errors import (
     SPEC_INVALID,
     Error,
 )
+from hsmd.hsm import Handle
 from hsmd.keyring import with_token_key
 from hsmd.store import Tx, aliases, keys, sequences
 from hsmd.store.keys import Key, KeyVersion
@@ -82,7 +83,8 @@ def create_key(
     ).digest()
     if sequence and (earlier := _answered(call, sequence, digest)):
         return earlier
-    key = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    draft = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    key = replace(draft, usage=usage or row.usages[0])
     version = _new_version(call, key, row)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
@@ -257,14 +259,25 @@ def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterp
 
 def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
     token = call.core.token
+    if not token.supports(row):
+        raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
+
+    def make(root: Handle) -> tuple[bytes, bytes | None]:
+        if not row.asymmetric:
+            return token.generate(row, root), None
+        pair = token.generate_pair(row, root)
+        return pair.wrapped, pair.public_key
+
+    wrapped, public_key = with_token_key(token, ROOT_KEY_LABEL, make)
     return KeyVersion(
         key_id=key.id,
         version=key.current_version,
         algorithm=row.name,
-        wrapped=with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(row, root)),
+        wrapped=wrapped,
         root_label=ROOT_KEY_LABEL,
         created=key.created,
         destroyed=None,
+        public_key=public_key,
     )
 
 

@@ -23,6 +23,7 @@ from hsmd.errors import (
     ROTATION_IS_ON,
     Error,
 )
+from hsmd.keyring import with_token_key
 from hsmd.store import Tx
 from hsmd.store import keys as key_rows
 from hsmd.store import rotation as rows
@@ -166,7 +167,8 @@ def _schedule(call: Call, tx: Tx, key: Key, days: int) -> None:
 
 def _new_material(call: Call) -> bytes:
     """An AES-256 key, born in the token and wrapped there; made before the store is held for a change."""
-    return call.core.token.generate(AES_256, call.core.token.find(ROOT_KEY_LABEL))
+    token = call.core.token
+    return with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(AES_256, root))
 
 
 def _advance(call: Call, tx: Tx, key: Key, wrapped: bytes, next_due: int | None) -> Key:

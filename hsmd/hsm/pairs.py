@@ -31,6 +31,7 @@ from hsmd.hsm.probe import Capability
 
 TEMPORARY_KEY_BYTES = (16, 32)
 _LONGEST_CURVE = 512  # bytes of CKA_EC_PARAMS: explicit parameters are long, and refused
+_GENERATION_SECONDS = 60.0  # primes are found by luck: RSA-4096 takes 1 s or, on small or busy HSMs, 30 s
 _PROOF = {"rsa": "RSASSA_PKCS1_V1_5_SHA_256", "ec": "ECDSA_SHA_256"}
 # What a token can do under names of its own; every other row is probed under the row's name.
 _NEEDS = {"aes": ("aes-256-generate", "aes-256-gcm"), "generic-secret": ("hmac-sha-256",)}
@@ -89,7 +90,7 @@ class PairWork(ABC):
         Raises Error(SPEC_INVALID) when the token can't do such keys.
         """
         self._expect(row)
-        with self._call(root) as desk, _newborn(desk, row) as (public, private):
+        with self._patience(), self._call(root) as desk, _newborn(desk, row) as (public, private):
             wrapped = operations.wrap(desk.session, key_wrap(desk.connection), desk.object, private)
             return Pair(wrapped, _public_key(desk, row, public))
 
@@ -100,7 +101,7 @@ class PairWork(ABC):
         """
         self._expect(row)
         value = os.urandom(32)
-        with self._desk().call() as desk:
+        with self._patience(), self._desk().call() as desk:
             wrapper = desk.connection.module.create(desk.session, templates.wrapper(value))
             with passing(desk, wrapper), _newborn(desk, row) as (_, private):
                 wrapped = operations.wrap(desk.session, key_wrap(desk.connection), wrapper, private)
@@ -210,6 +211,17 @@ class PairWork(ABC):
     def _has(self, *names: str) -> bool:
         available = {each.name for each in self.capabilities if each.available}
         return available.issuperset(names)
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """The calling thread may be inside the module for long, without the token counting as hung."""
+        desk = self._desk()
+        before = desk.limit
+        desk.limit = max(before, _GENERATION_SECONDS)
+        try:
+            yield
+        finally:
+            desk.limit = before
 
     def _expect(self, row: KeyAlgorithm) -> None:
         if not self.supports(row):

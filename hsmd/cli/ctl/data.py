@@ -62,7 +62,7 @@ def encrypt(
     They are TEXT, a file or standard input. The ciphertext is binary in files and pipes, base64 on a
     terminal.
     """
-    data = _given(text, source)
+    data = given(text, source)
     with context.client() as client:
         blob = client.encrypt(key, data, aad.encode())
     if context.json:
@@ -70,7 +70,7 @@ def encrypt(
         return
     if as_base64 or (target == "-" and sys.stdout.isatty()):
         blob = base64.b64encode(blob) + b"\n"
-    _deliver(blob, target, force=force)
+    deliver(blob, target, force=force)
 
 
 @click.command(cls=Leaf, epilog=example("hsmctl decrypt <pin.enc"))
@@ -85,7 +85,7 @@ def decrypt(
 
     CIPHERTEXT is base64; a file or standard input may be binary or base64.
     """
-    blob = _binary(_given(ciphertext, source))
+    blob = binary(given(ciphertext, source))
     with context.client() as client:
         data = client.decrypt(blob, aad.encode(), key)
     if context.json:
@@ -93,7 +93,7 @@ def decrypt(
     elif target == "-" and sys.stdout.isatty():
         click.echo(_readable(data))
     else:
-        _deliver(data, target, force=force)
+        deliver(data, target, force=force)
 
 
 @click.command(cls=Leaf, epilog=example("hsmctl random 32 >seed", "hsmctl random 16 --hex"))
@@ -112,10 +112,11 @@ def random(context: Context, size: int, *, as_hex: bool) -> None:
     elif as_hex or sys.stdout.isatty():
         click.echo(data.hex())
     else:
-        _deliver(data, "-", force=False)
+        deliver(data, "-", force=False)
 
 
-def _given(argument: str | None, source: str) -> bytes:
+def given(argument: str | None, source: str) -> bytes:
+    """What was given as an argument, in a file, or by standard input ("-")."""
     if argument is not None:
         if source != "-":
             raise click.UsageError("Give the data as an argument or by --in, not both.")
@@ -130,14 +131,14 @@ def _given(argument: str | None, source: str) -> bytes:
     return data
 
 
-def _binary(data: bytes) -> bytes:
-    """The ciphertext itself: it holds zero bytes, so base64 can't be mistaken for it."""
+def binary(data: bytes) -> bytes:
+    """What is binary or base64: ciphertexts and signatures are never base64 by chance."""
     if not _BASE64.fullmatch(data):
         return data
     try:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except binascii.Error as error:
-        raise click.UsageError("The ciphertext is not valid base64.") from error
+        raise click.UsageError("This is not valid base64.") from error
 
 
 def _readable(data: bytes) -> str:
@@ -152,7 +153,8 @@ def _readable(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _deliver(data: bytes, target: str, *, force: bool) -> None:
+def deliver(data: bytes, target: str, *, force: bool) -> None:
+    """Write to a new file, or to standard output ("-")."""
     if target == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

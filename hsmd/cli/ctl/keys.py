@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hsmd.algorithms import AGREEMENT, ENCRYPT_DECRYPT, KEY_SPECS, MAC, SIGN_VERIFY
 from hsmd.cli.ctl import output
 from hsmd.cli.ctl.context import Context, Group, example, pass_context
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+_USAGES = (ENCRYPT_DECRYPT, SIGN_VERIFY, MAC, AGREEMENT)
 _STATES = ("ENABLED", "DISABLED", "PENDING_DELETION", "PENDING_IMPORT", "FROZEN")
 
 
@@ -24,18 +26,26 @@ def keys() -> None:
     """
 
 
-@keys.command("create", epilog=example("hsmctl key create books --description 'the library'"))
+@keys.command(
+    "create",
+    epilog=example(
+        "hsmctl key create books --description 'the library'", "hsmctl key create seals --spec EC_P256"
+    ),
+)
 @click.argument("alias")
 @click.option("--description", default="", help="Up to 255 characters.")
-@click.option("--spec", type=click.Choice(["AES_256"]), default="AES_256", show_default=True)
+@click.option("--spec", type=click.Choice(list(KEY_SPECS)), default="AES_256", show_default=True)
+@click.option(
+    "--usage", type=click.Choice(_USAGES), help="What the key is for, where its spec leaves a choice."
+)
 @pass_context
-def create(context: Context, alias: str, description: str, spec: str) -> None:
+def create(context: Context, alias: str, description: str, spec: str, usage: str | None) -> None:
     """Generate a key inside the HSM and print its id.
 
     ALIAS is its name, unique in the project; other commands take it as alias/NAME.
     """
     with context.client() as client:
-        key_id = client.create_key(alias, description=description, spec=spec)
+        key_id = client.create_key(alias, description=description, spec=spec, usage=usage or "")
     if context.json:
         output.print_json({"key_id": key_id})
     else:

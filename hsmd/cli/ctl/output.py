@@ -42,6 +42,11 @@ def clean(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def base64_text(data: bytes) -> str:
+    """Base64 on one line."""
+    return base64.b64encode(data).decode()
+
+
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     _print_table((), [(name, _text(value)) for name, value in fields])
