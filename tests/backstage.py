@@ -4,6 +4,7 @@ python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets 
 python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
 python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
+python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 """
 
 import json
@@ -14,12 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from hsmd import config
+from hsmd.audit import Log
 from hsmd.daemon import warden, wiring
 from hsmd.domain.core import Core
 from hsmd.store import identity, keys
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
 from tests.stand import Stand
+
+Job = Callable[[Core, Log], int]
 
 
 def backstage(stand: Stand, *words: str) -> None:
@@ -45,16 +49,20 @@ def _alter(tx: Tx, key_id: str, fields: str) -> None:
     keys.update_key(tx, replace(key, **json.loads(fields)))
 
 
-def _rotations(core: Core, settings: config.Settings, days: str) -> None:
-    """The warden's own job, with a clock of another day."""
+def _another_day(job: Job, core: Core, settings: config.Settings, days: str) -> None:
+    """A job of the warden's own, with a clock of another day."""
     core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
     audit = wiring.open_audit(settings, "warden-of-another-day")
     try:
-        warden.carry_out_rotations(core, audit)
+        job(core, audit)
     finally:
         audit.close()
 
 
+_JOBS: dict[str, Job] = {
+    "rotations": warden.carry_out_rotations,
+    "expirations": warden.carry_out_expirations,
+}
 _ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter": _alter}
 
 
@@ -63,8 +71,8 @@ def _main(path: str, action: str, *words: str) -> None:
     core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
     core.token.connect()
     try:
-        if action == "rotations":
-            _rotations(core, settings, *words)
+        if action in _JOBS:
+            _another_day(_JOBS[action], core, settings, *words)
         else:
             with core.store.write() as tx:
                 _ACTIONS[action](tx, *words)

@@ -18,6 +18,7 @@ from hsmd.api import (
     deletion,
     grants,
     identity,
+    imports,
     keys,
     macs,
     rotation,
@@ -41,6 +42,7 @@ _MODULES = (
     signing,
     macs,
     agreement,
+    imports,
     identity,
     service,
 )

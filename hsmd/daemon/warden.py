@@ -14,7 +14,7 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import Settings
 from hsmd.daemon import wiring
-from hsmd.domain import deletion, rotation
+from hsmd.domain import deletion, imports, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
@@ -93,10 +93,25 @@ def carry_out_rotations(core: Core, audit: Log) -> int:
     return turned
 
 
+def carry_out_expirations(core: Core, audit: Log) -> int:
+    """Destroy imported material whose time is over; of how many keys."""
+    event = ("deleteImportedKeyMaterial", "warden/expired-material")
+    gone = 0
+    for key_id in imports.due(_system_call(core, audit, *event)):
+        try:
+            with core.store.read() as tx:
+                key = rows.get_key(tx, key_id)
+            gone += imports.expire(_system_call(core, audit, *event, key), key_id)
+        except (Error, SealBroken) as error:  # one key's trouble is not the others'
+            log.warning("material of key %s has expired but was not destroyed: %s", key_id, error)
+    return gone
+
+
 # By the names of their leases. A job that was cut short goes on in the next round.
 _JOBS: dict[str, Callable[[Core, Log], int]] = {
     "due deletions": carry_out_deletions,
     "due rotations": carry_out_rotations,
+    "expired material": carry_out_expirations,
 }
 
 

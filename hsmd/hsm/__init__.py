@@ -21,7 +21,7 @@ token.py       the door: Token
 
 from hsmd.hsm.address import Address, AddressError, parse_address
 from hsmd.hsm.desk import Handle
-from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
+from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused, WrongSize
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.pairs import Pair
 from hsmd.hsm.probe import Capability
@@ -38,5 +38,6 @@ __all__ = [
     "Token",
     "TokenRefused",
     "TokenStatus",
+    "WrongSize",
     "parse_address",
 ]
