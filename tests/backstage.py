@@ -4,6 +4,7 @@ python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets 
 python -m tests.backstage CONFIG due KEY_ID                       the scheduled deletion is due now
 python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
+python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 """
 
@@ -16,8 +17,10 @@ from pathlib import Path
 
 from hsmd import config
 from hsmd.audit import Log
+from hsmd.caller import Caller
 from hsmd.daemon import warden, wiring
-from hsmd.domain.core import Core
+from hsmd.domain import import_tokens
+from hsmd.domain.core import Call, Core
 from hsmd.store import identity, keys
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
@@ -26,10 +29,11 @@ from tests.stand import Stand
 Job = Callable[[Core, Log], int]
 
 
-def backstage(stand: Stand, *words: str) -> None:
-    """Do it to the stand's store."""
+def backstage(stand: Stand, *words: str) -> str:
+    """Do it to the stand's store; what that printed."""
     argv = [sys.executable, "-m", "tests.backstage", str(stand.dev.config), *words]
-    subprocess.run(argv, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return done.stdout.strip()
 
 
 def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
@@ -59,6 +63,15 @@ def _another_day(job: Job, core: Core, settings: config.Settings, days: str) -> 
         audit.close()
 
 
+def _expired_token(core: Core, key_id: str) -> None:
+    with core.store.read() as tx:
+        key = keys.get_key(tx, key_id)
+    assert key is not None
+    call = Call(core, Caller("system"), lambda: None)
+    wrapping = import_tokens.WrappingKey(bytes(1800), "hsmd-root-1")
+    sys.stdout.write(import_tokens.seal(call, key, wrapping, wiring.now_millis()).hex())
+
+
 _JOBS: dict[str, Job] = {
     "rotations": warden.carry_out_rotations,
     "expirations": warden.carry_out_expirations,
@@ -73,6 +86,8 @@ def _main(path: str, action: str, *words: str) -> None:
     try:
         if action in _JOBS:
             _another_day(_JOBS[action], core, settings, *words)
+        elif action == "expired-token":
+            _expired_token(core, *words)
         else:
             with core.store.write() as tx:
                 _ACTIONS[action](tx, *words)

@@ -299,6 +299,16 @@ def test_who_may_only_look(stand: Stand, reader: Tenant, client: Client, tmp_pat
         assert code_of(looking, request(tmp_path, made, bytes(32))) == "KMS.0330"
 
 
+def test_an_expired_token(stand: Stand, client: Client, tmp_path: Path) -> None:
+    key = awaiting(client)
+    wanted = request(tmp_path, parameters(client, key), bytes(32))
+    wanted.import_token = bytes.fromhex(backstage(stand, "expired-token", key))
+    with refusal("KMS.2601"):
+        client.imports.ImportKeyMaterial(wanted)
+    wanted.key_id = awaiting(client)
+    assert code_of(client, wanted) == "KMS.2603"
+
+
 # Material that goes and comes
 
 
