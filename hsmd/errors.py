@@ -77,6 +77,60 @@ KEY_USED_UP = Fault(
     "The key {key} is used up: version {version} has encrypted its 2^32 messages. Rotate it or use another.",
 )
 
+# Imported material
+EXTERNAL_KEY_DUE = Fault(
+    "KMS.0309", 400, "FAILED_PRECONDITION", "The key {key} does not support this: its origin is not external."
+)
+NOT_PENDING_IMPORT = Fault(
+    "KMS.0310", 400, "FAILED_PRECONDITION", "The key {key} is not in the state pending import."
+)
+MATERIAL_NOT_DECRYPTED = Fault(
+    "KMS.0311",
+    400,
+    "INVALID_ARGUMENT",
+    "encrypted_key_material is not encrypted by RSAES_OAEP_SHA_256 for the import token's public key.",
+)
+IMPORT_TOKEN_EXPIRED = Fault("KMS.2601", 400, "FAILED_PRECONDITION", "The import token has expired.")
+EXPIRATION_INVALID = Fault(
+    "KMS.2602", 400, "INVALID_ARGUMENT", "expiration_time is not valid: it must lie in the future."
+)
+IMPORT_TOKEN_OF_OTHER_KEY = Fault(
+    "KMS.2603", 400, "INVALID_ARGUMENT", "The import token was issued for another key."
+)
+MATERIAL_SIZE_INVALID = Fault(
+    "KMS.2604", 400, "INVALID_ARGUMENT", "The material is not valid: {spec} has {length} bytes."
+)
+IMPORT_TOKEN_INVALID = Fault(
+    "KMS.2605", 400, "INVALID_ARGUMENT", "The import token is not valid: none that was issued here."
+)
+MATERIAL_DIFFERS = Fault(
+    "KMS.2606", 400, "FAILED_PRECONDITION", "The material is not that which the key {key} had at first."
+)
+PRIVATE_KEY_MISSING = Fault(
+    "KMS.2608", 400, "INVALID_ARGUMENT", "encrypted_privatekey is missing: the key is a key pair."
+)
+PRIVATE_KEY_INVALID = Fault(
+    "KMS.2609",
+    400,
+    "INVALID_ARGUMENT",
+    "encrypted_privatekey is not valid: PKCS#8 of the key_spec is due, under the temporary key by AES-KWP.",
+)
+TEMPORARY_KEY_INVALID = Fault(
+    "KMS.2610", 400, "INVALID_ARGUMENT", "The temporary key is not valid: 16 or 32 bytes are due."
+)
+MATERIAL_NOT_DELETED = Fault(
+    "KMS.2701",
+    400,
+    "FAILED_PRECONDITION",
+    "The material of the key {key} is not deleted: only that of an enabled or disabled key is.",
+)
+PRIVATE_KEY_NOT_DELETED = Fault(
+    "KMS.2702",
+    400,
+    "FAILED_PRECONDITION",
+    "The private key of {key} is not deleted: schedule the deletion of the key instead.",
+)
+
 # Rotation
 EXTERNAL_NOT_ROTATED = Fault(
     "KMS.0312", 400, "FAILED_PRECONDITION", "The key {key} is not rotated: its material was imported."

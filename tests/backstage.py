@@ -4,6 +4,8 @@ python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets 
 python -m tests.backstage CONFIG due KEY_ID...                    the scheduled deletions are due now
 python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
+python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
+python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 """
 
 import json
@@ -14,18 +16,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from hsmd import config
+from hsmd.caller import Caller
 from hsmd.daemon import warden, wiring
-from hsmd.domain.core import Core
+from hsmd.domain import import_tokens
+from hsmd.domain.core import Call, Core
 from hsmd.store import identity, keys
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
 from tests.stand import Stand
 
 
-def backstage(stand: Stand, *words: str) -> None:
-    """Do it to the stand's store."""
+def backstage(stand: Stand, *words: str) -> str:
+    """Do it to the stand's store; what that printed."""
     argv = [sys.executable, "-m", "tests.backstage", str(stand.dev.config), *words]
-    subprocess.run(argv, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return done.stdout.strip()
 
 
 def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
@@ -46,16 +51,29 @@ def _alter(tx: Tx, key_id: str, fields: str) -> None:
     keys.update_key(tx, replace(key, **json.loads(fields)))
 
 
-def _rotations(core: Core, settings: config.Settings, days: str) -> None:
-    """The warden's own job, with a clock of another day."""
+def _another_day(job: warden.Job, core: Core, settings: config.Settings, days: str) -> None:
+    """A job of the warden's own, with a clock of another day."""
     core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
     audit = wiring.open_audit(settings, "warden-of-another-day")
     try:
-        warden.Jobs(core, audit, "test").carry_out(warden.ROTATIONS, {})
+        warden.Jobs(core, audit, "test").carry_out(job, {})
     finally:
         audit.close()
 
 
+def _expired_token(core: Core, key_id: str) -> None:
+    with core.store.read() as tx:
+        key = keys.get_key(tx, key_id)
+    assert key is not None
+    call = Call(core, Caller("system"), lambda: None)
+    wrapping = import_tokens.WrappingKey(bytes(1800), "hsmd-root-1")
+    sys.stdout.write(import_tokens.seal(call, key, wrapping, wiring.now_millis()).hex())
+
+
+_JOBS: dict[str, warden.Job] = {
+    "rotations": warden.ROTATIONS,
+    "expirations": warden.EXPIRATIONS,
+}
 _ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter": _alter}
 
 
@@ -64,8 +82,10 @@ def _main(path: str, action: str, *words: str) -> None:
     core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
     core.token.connect()
     try:
-        if action == "rotations":
-            _rotations(core, settings, *words)
+        if action in _JOBS:
+            _another_day(_JOBS[action], core, settings, *words)
+        elif action == "expired-token":
+            _expired_token(core, *words)
         else:
             with core.store.write() as tx:
                 _ACTIONS[action](tx, *words)

@@ -119,6 +119,7 @@ def key_details(call: Call, key: Key) -> pb.Key:
         key_state=key.state,  # type: ignore[arg-type]  # DEW's number is the enum's
         default_key_flag=key.is_default,
         key_type=_KEY_TYPE,
+        expiration_time=timestamp(key.expires),
         origin=_ORIGINS.number(key.origin),  # type: ignore[arg-type]  # a number of this enum
         sys_enterprise_project_id=key.enterprise_project_id,
         keystore_id=keys.DEFAULT_KEYSTORE,

@@ -18,6 +18,7 @@ from hsmd.api import (
     grants,
     health,
     identity,
+    imports,
     keys,
     macs,
     rotation,
@@ -42,6 +43,7 @@ _MODULES = (
     signing,
     macs,
     agreement,
+    imports,
     identity,
     service,
 )

@@ -16,6 +16,7 @@ from hsmd.cli.ctl import (
     files,
     grants,
     host,
+    imports,
     keys,
     macs,
     outcome,
@@ -85,7 +86,7 @@ for _command in (
     cli.add_command(_command)
 for _command in (rotation.rotate, rotation.rotation):
     keys.keys.add_command(_command)
-for _command in (data.encrypt, data.decrypt, data.random, *signing.COMMANDS, macs.mac):
+for _command in (data.encrypt, data.decrypt, data.random, *signing.COMMANDS, macs.mac, imports.import_):
     cli.add_command(_command)
 
 

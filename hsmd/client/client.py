@@ -18,6 +18,7 @@ from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeleti
 from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
 from hsmd.pb.v1.grants_pb2_grpc import GrantsStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
+from hsmd.pb.v1.imports_pb2_grpc import ImportsStub
 from hsmd.pb.v1.keys_pb2 import (
     Key,
     KeyState,
@@ -76,6 +77,7 @@ class Client:
         self.macs = MacsStub(calls)
         self.agreement = AgreementStub(calls)
         self.deletion = DeletionStub(calls)
+        self.imports = ImportsStub(calls)
         self.identity = IdentityStub(calls)
         self.service = ServiceStub(calls)
 
@@ -115,9 +117,10 @@ class Client:
         description: str = "",
         spec: str = "",
         usage: str = "",
+        origin: str = "",
         sequence: str = "",
     ) -> str:
-        """Generate a key in the HSM and return its id.
+        """Generate a key in the HSM, or with origin "external" one that awaits its material; return its id.
 
         `spec` and `usage` are DEW spellings, "" for AES_256 and the spec's default; ValueError for one that
         is not offered. With the same `sequence` (36 characters) a repeated call within 24 hours returns the
@@ -128,6 +131,7 @@ class Client:
             key_description=description,
             key_spec=f"KEY_SPEC_{spec}" if spec else None,
             key_usage=f"KEY_USAGE_{usage}" if usage else None,
+            origin=f"ORIGIN_{origin.upper()}" if origin else None,
             sequence=sequence,
         )
         return str(self.keys.CreateKey(request).key_info.key_id)

@@ -21,7 +21,7 @@ from hsmd.caller import Caller
 from hsmd.config import Settings
 from hsmd.daemon import watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, rotation
+from hsmd.domain import deletion, imports, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
@@ -84,7 +84,8 @@ class Job:
 
 DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletion.destroy)
 ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
-_JOBS = (DELETIONS, ROTATIONS)
+EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", imports.due, imports.expire)
+_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS)
 
 
 class Jobs:
@@ -141,7 +142,7 @@ class Jobs:
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
-        self._to_scrub |= job is DELETIONS and count > 0
+        self._to_scrub |= job is not ROTATIONS and count > 0
         return count
 
     def _tell(self, trouble: dict[str, str]) -> None:

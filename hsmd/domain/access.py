@@ -10,6 +10,7 @@ operation may so reach a key of another project, and a key that no role of the c
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 
@@ -153,6 +154,11 @@ def usable(key: Key) -> Key:
     raise Error(KEY_STATE_REFUSED, key=key.id, state=_STATE_NAMES.get(key.state, str(key.state)))
 
 
+def has_expired(call: Call, key: Key) -> bool:
+    """Whether its imported material's time is over: it counts as gone, though the job was not there yet."""
+    return key.expires is not None and key.expires <= call.core.clock()
+
+
 def _named(call: Call, alias: str) -> str | None:
     """The id of the key that the alias names, kept until the change feed tells that it names another."""
     project = call.caller.project_id
@@ -178,6 +184,8 @@ def _own(call: Call, row: Key | None, tx: Tx | None = None) -> Key:
     if row.project_id != call.caller.project_id or call.refused:
         _check_granted(call, row, tx)
     call.resource = row.id
+    if row.state in (ENABLED, DISABLED) and has_expired(call, row):
+        return replace(row, state=PENDING_IMPORT)
     return row
 
 

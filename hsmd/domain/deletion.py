@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hsmd.domain import access, keys
+from hsmd.domain import access, imports, keys
 from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
 from hsmd.store import aliases, grants, tags
@@ -25,12 +25,16 @@ def schedule(call: Call, reference: str, days: int) -> Key:
 
 
 def cancel(call: Call, reference: str) -> Key:
-    """Back to DISABLED, while the day has not come. DEW: cancel-key-deletion."""
+    """Back to DISABLED, while the day has not come; without material to PENDING_IMPORT.
+
+    DEW: cancel-key-deletion.
+    """
     with call.change() as tx:
         key = access.key_for_change(call, tx, reference)
         if key.state != access.PENDING_DELETION:
             raise Error(NOT_PENDING_DELETION, key=key.id)
-        key = replace(key, state=access.DISABLED, deletion_date=None)
+        state = access.PENDING_IMPORT if imports.is_without_material(call, tx, key) else access.DISABLED
+        key = replace(key, state=state, deletion_date=None)
         rows.update_key(tx, key)
         return key
 

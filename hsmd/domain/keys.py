@@ -36,6 +36,8 @@ SERVICES = frozenset(
     ["obs", "evs", "ims", "vbs", "sfs", "kps", "csms", "dlf", "dds", "elb", "mkp", "coc", "cce"]
 )
 DEFAULT_KEYSTORE = "0"
+EXTERNAL = "external"
+_IMPORTED_KINDS = ("aes", "generic-secret", "rsa", "ec")
 
 _ALIAS = re.compile(r"[a-zA-Z0-9:/_-]{1,255}")
 _SEQUENCE_LENGTH = 36
@@ -71,7 +73,10 @@ def create_key(
     keystore_id: str = "",
     sequence: str = "",
 ) -> Key:
-    """A new enabled key. The same `sequence` within 24 hours gives the key made at first. DEW: create-key."""
+    """A new enabled key, or one of origin external that awaits its material (imports.py).
+
+    The same `sequence` within 24 hours gives the key made at first. DEW: create-key.
+    """
     row = _checked_spec(spec, usage, origin, keystore_id)
     check_alias(alias)
     check_description(description)
@@ -85,7 +90,11 @@ def create_key(
         return earlier
     draft = _new_key(call, alias, row, description, enterprise_project_id or "0")
     key = replace(draft, usage=usage or row.usages[0])
-    version = _new_version(call, key, row)
+    version = None
+    if origin == EXTERNAL:
+        key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
+    else:
+        version = _new_version(call, key, row)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
@@ -96,7 +105,7 @@ def create_key(
         if sequence:
             sequences.forget_older(tx, key.created - DAY_MILLIS)
             sequences.remember(tx, key.project_id, "create-key", sequence, digest, key.id, key.created)
-        call.resource, call.key_version = key.id, version.version
+        call.resource, call.key_version = key.id, version.version if version else 0
     return key
 
 
@@ -231,16 +240,22 @@ def _checked_spec(spec: str, usage: str, origin: str, keystore_id: str) -> KeyAl
         raise Error(
             PARAMETER_INVALID, name="key_usage", reason=f"{', '.join(row.usages)} is due for {row.name}"
         )
-    if origin not in ("", "kms"):
-        raise Error(PARAMETER_INVALID, name="origin", reason="kms is due")
+    if origin not in ("", "kms", EXTERNAL):
+        raise Error(PARAMETER_INVALID, name="origin", reason=f"kms or {EXTERNAL} is due")
+    if origin == EXTERNAL and row.kind not in _IMPORTED_KINDS:
+        raise Error(SPEC_INVALID, reason=f"{row.name} is not imported")
     if keystore_id not in ("", DEFAULT_KEYSTORE):
         raise Error(KEYSTORE_REFUSED, reason="there is no such keystore")
     return row
 
 
 def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterprise_project_id: str) -> Key:
+    token = call.core.token
+    identifier = uuid.UUID(bytes=token.random(16), version=4)
+    if not token.supports(row):
+        raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
     return Key(
-        id=str(uuid.UUID(bytes=call.core.token.random(16), version=4)),
+        id=str(identifier),
         project_id=call.caller.project_id,
         domain_id=call.caller.domain_id,
         alias=alias,
@@ -259,8 +274,6 @@ def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterp
 
 def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
     token = call.core.token
-    if not token.supports(row):
-        raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
 
     def make(root: Handle) -> tuple[bytes, bytes | None]:
         if not row.asymmetric:

@@ -22,7 +22,7 @@ token.py       the door: Token
 """
 
 from hsmd.hsm.address import Address, AddressError, parse_address
-from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
+from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused, WrongSize
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.pairs import Pair
@@ -42,5 +42,6 @@ __all__ = [
     "Token",
     "TokenRefused",
     "TokenStatus",
+    "WrongSize",
     "parse_address",
 ]

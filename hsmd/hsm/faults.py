@@ -18,6 +18,10 @@ class BadData(Exception):  # noqa: N818 -- named for what is found
     """The data can't be decrypted or unwrapped with this key: changed, cut, or another key's."""
 
 
+class WrongSize(BadData):
+    """It can be decrypted, and is not as long as a key of this kind."""
+
+
 class ObjectGone(Exception):  # noqa: N818 -- named for what is found
     """The handle's object is no longer there, though the token is; or it belongs to a lost connection."""
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +23,10 @@ from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, Si
 from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
 from hsmd.hsm import oaep, operations, points, schemes, templates
 from hsmd.hsm.desk import Desk
-from hsmd.hsm.faults import BadData, Sort, name_of, sort_of
+from hsmd.hsm.faults import BadData, Sort, WrongSize, name_of, sort_of
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.loading import key_wrap, passing, second
-from hsmd.hsm.module import Module, oaep_parameter
+from hsmd.hsm.loading import key_wrap, passing, second, wrapped_up
+from hsmd.hsm.module import Module, Template, oaep_parameter
 from hsmd.hsm.probe import Capability
 
 TEMPORARY_KEY_BYTES = (16, 32)
@@ -54,6 +54,10 @@ class PairWork(ABC):
     @abstractmethod
     def capabilities(self) -> tuple[Capability, ...]:
         """What the last probe found."""
+
+    @abstractmethod
+    def wrap_value(self, row: KeyAlgorithm, value: bytes, root: Handle) -> bytes:
+        """A secret key of known value, wrapped by the root key."""
 
     @abstractmethod
     def _desk(self) -> Desk: ...
@@ -131,16 +135,17 @@ class PairWork(ABC):
                 return Pair(operations.wrap(desk.session, wrap, root_object, key), public)
 
     def temporary_key(self, value: bytes) -> Handle:
-        """An AES key of 16 or 32 bytes that only unwraps. Raises BadData for another length."""
+        """An AES key of 16 or 32 bytes that only unwraps. Raises WrongSize for another length."""
         if len(value) not in TEMPORARY_KEY_BYTES:
-            raise BadData("no AES key of 128 or 256 bits")
+            raise WrongSize("no AES key of 128 or 256 bits")
         template = templates.unwrapper(value)
         return self._load(self._desk().call(), lambda _desk, module, anchor: module.create(anchor, template))
 
     def unwrap_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> Handle | None:
         """The same inside the token, from an RSAES-OAEP ciphertext; None when it can't: decrypt_oaep then.
 
-        Raises BadData, the same for every reason, when `data` is no AES key encrypted for `key`.
+        Raises WrongSize for a key of another length than temporary_key takes, BadData, the same for every
+        reason, when `data` is nothing encrypted for `key`.
         """
         if not self._has("oaep-sha-256-unwrap"):
             return None
@@ -151,6 +156,27 @@ class PairWork(ABC):
                 self._call(key, blob=True),
                 lambda desk, module, anchor: _unwrapper(module, anchor, desk.object, data),
             )
+
+    def import_oaep(
+        self, key: Handle, row: KeyAlgorithm, data: bytes, wanted: KeyAlgorithm, root: Handle
+    ) -> bytes:
+        """A secret key from outside, an RSAES-OAEP ciphertext for `key` (of `row`): wrapped by the root key.
+
+        It stays inside the token where that can unwrap so, else as with decrypt_oaep. Raises WrongSize when
+        it is not as long as `wanted`, BadData, the same for every reason, when it can't be decrypted.
+        """
+        size = wanted.bits // 8
+        if not self._has("oaep-sha-256-unwrap"):
+            value = self.decrypt_oaep(key, row, data)
+            if len(value) != size:
+                raise WrongSize
+            return self.wrap_value(wanted, value, root)
+        with _alike(), self._call(key, blob=True) as desk, _of_the_data():
+            if len(data) != schemes.field_bytes(row):
+                raise BadData
+            root_object, template = second(desk, root), templates.CANDIDATE_SECRET
+            made = _unwrap_oaep(desk.connection.module, desk.session, desk.object, data, template, (size,))
+            return wrapped_up(desk, root_object, made)
 
     # Keys at work
 
@@ -267,13 +293,17 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
 
 def _unwrapper(module: Module, session: Session, key: int, data: bytes) -> int:
     with _of_the_data():
-        made = module.unwrap(
-            session, Mechanism.RSA_PKCS_OAEP, key, data, templates.UNWRAPPER, oaep_parameter()
-        )
+        return _unwrap_oaep(module, session, key, data, templates.UNWRAPPER, TEMPORARY_KEY_BYTES)
+
+
+def _unwrap_oaep(
+    module: Module, session: Session, key: int, data: bytes, template: Template, sizes: Collection[int]
+) -> int:
+    made = module.unwrap(session, Mechanism.RSA_PKCS_OAEP, key, data, template, oaep_parameter())
     size = int.from_bytes(module.read(session, made, Attribute.VALUE_LEN, 8), sys.byteorder)
-    if size not in TEMPORARY_KEY_BYTES:
+    if size not in sizes:
         module.destroy(session, made)
-        raise BadData("no AES key of 128 or 256 bits")
+        raise WrongSize
     return made
 
 
@@ -311,8 +341,10 @@ def _of_the_data() -> Iterator[None]:
 
 @contextmanager
 def _alike() -> Iterator[None]:
-    """One BadData for all."""
+    """One BadData for all that can't be decrypted."""
     try:
         yield
+    except WrongSize:
+        raise
     except BadData:
         raise BadData("not encrypted for this key by RSAES-OAEP") from None

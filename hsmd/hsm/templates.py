@@ -205,4 +205,6 @@ _NEWBORN_PRIVATE = {kind: private(kind, (), extractable=True) for kind in _PAIR_
 _CANDIDATES = {kind: private(kind, uses, extractable=True) for kind, uses in _PAIR_USES.items()}
 UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
+# An imported secret that has yet to be looked at and wrapped, as bytes of no kind, since those wrap alike.
+CANDIDATE_SECRET = secret("generic-secret", (), extractable=True)
 TRIAL_UNWRAPPED = secret("aes", _CIPHER, extractable=True)

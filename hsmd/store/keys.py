@@ -100,12 +100,13 @@ _usage = _USAGE.where(
 )
 
 
-def insert_key(tx: Tx, key: Key, version: KeyVersion) -> None:
-    """Add a key with its first version. Raises ALIAS_IN_USE."""
+def insert_key(tx: Tx, key: Key, version: KeyVersion | None) -> None:
+    """Add a key with its first version, or without one that is yet to come. Raises ALIAS_IN_USE."""
     _alias_must_be_free(tx, key)
     _KEYS.insert(tx, key)
-    _VERSIONS.insert(tx, version)
-    _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))
+    if version is not None:
+        _VERSIONS.insert(tx, version)
+        _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))
     tx.changed(SUBJECT, key.id)
 
 

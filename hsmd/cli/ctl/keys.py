@@ -38,14 +38,20 @@ def keys() -> None:
 @click.option(
     "--usage", type=click.Choice(_USAGES), help="What the key is for, where its spec leaves a choice."
 )
+@click.option("--external", is_flag=True, help="Generate nothing: the key awaits `hsmctl import`.")
 @pass_context
-def create(context: Context, alias: str, description: str, spec: str, usage: str | None) -> None:
+def create(
+    context: Context, alias: str, description: str, spec: str, usage: str | None, *, external: bool
+) -> None:
     """Generate a key inside the HSM and print its id.
 
     ALIAS is its name, unique in the project; other commands take it as alias/NAME.
     """
     with context.client() as client:
-        key_id = client.create_key(alias, description=description, spec=spec, usage=usage or "")
+        origin = "external" if external else ""
+        key_id = client.create_key(
+            alias, description=description, spec=spec, usage=usage or "", origin=origin
+        )
     if context.json:
         output.print_json({"key_id": key_id})
     else:

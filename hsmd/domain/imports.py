@@ -1,0 +1,252 @@
+"""Material from outside: how it is wrapped, taken in and given up, and known again when it comes back.
+
+A key of origin `external` waits in PENDING_IMPORT. Who imports encrypts the material for a pair that the HSM
+made for this import (import_tokens.py): a symmetric key as it is, a private key under a temporary AES key
+that goes the same way. All of it is unwrapped inside the HSM where the HSM can decrypt RSAES-OAEP with
+SHA-256; where it can't, the symmetric or temporary key passes through this process (hsm/oaep.py).
+
+Material that expired or was deleted is gone, and the key waits again. Only the same material may come back,
+as the same version, so what it encrypted is decrypted again. It is known by a check value: the HMAC by the
+sealing key over what nobody but the material's owner can compute, or over the public key of a pair.
+"""
+
+import hmac
+from dataclasses import dataclass, replace
+
+from hsmd.algorithms import KEY_SPECS, KeyAlgorithm
+from hsmd.domain import access, import_tokens
+from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, SEALING_KEY_LABEL, Call
+from hsmd.domain.import_tokens import WrappingKey
+from hsmd.errors import (
+    EXPIRATION_INVALID,
+    EXTERNAL_KEY_DUE,
+    MATERIAL_DIFFERS,
+    MATERIAL_NOT_DECRYPTED,
+    MATERIAL_NOT_DELETED,
+    MATERIAL_SIZE_INVALID,
+    NOT_PENDING_IMPORT,
+    PARAMETER_INVALID,
+    PRIVATE_KEY_INVALID,
+    PRIVATE_KEY_MISSING,
+    PRIVATE_KEY_NOT_DELETED,
+    TEMPORARY_KEY_INVALID,
+    Error,
+)
+from hsmd.hsm import BadData, Handle, ObjectGone, Pair, WrongSize
+from hsmd.store import Tx
+from hsmd.store import imports as rows
+from hsmd.store import keys as key_rows
+from hsmd.store.keys import Key, KeyVersion
+
+_WRAPPING = KEY_SPECS["RSA_3072"]
+_LAST_MILLIS = 253_402_300_799_000  # the year 9999 ends
+_CHECK = b"hsmd material check\0"
+_CHECK_BLOCK = bytes(64)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What an import needs: `public_key` is a DER SubjectPublicKeyInfo, `expires` in milliseconds."""
+
+    key_id: str
+    token: bytes
+    public_key: bytes
+    expires: int
+
+
+def parameters(call: Call, reference: str) -> Parameters:
+    """A wrapping pair and its token, good for 24 hours and this key. DEW: get-parameters-for-import."""
+    key = _awaiting(access.key(call, reference))
+    token = call.core.token
+    if not token.supports_oaep():
+        reason = "this HSM can't do RSAES_OAEP_SHA_256"
+        raise Error(PARAMETER_INVALID, name="wrapping_algorithm", reason=reason)
+    pair = token.generate_pair(_WRAPPING, token.find(ROOT_KEY_LABEL))
+    expires = call.core.clock() + DAY_MILLIS
+    sealed = import_tokens.seal(call, key, WrappingKey(pair.wrapped, ROOT_KEY_LABEL), expires)
+    return Parameters(key.id, sealed, pair.public_key, expires)
+
+
+def import_material(
+    call: Call,
+    reference: str,
+    *,
+    import_token: bytes,
+    material: bytes,
+    private_key: bytes,
+    expires: int | None,
+) -> Key:
+    """To ENABLED, with the material until `expires` (ms), or for good. DEW: import-key-material."""
+    key = _awaiting(access.key(call, reference))
+    row = KEY_SPECS[key.spec]
+    _check_expires(call, expires)
+    if row.asymmetric and not private_key:
+        raise Error(PRIVATE_KEY_MISSING)
+    if private_key and not row.asymmetric:
+        raise Error(
+            PARAMETER_INVALID, name="encrypted_privatekey", reason=f"{row.name} is no key pair, it has none"
+        )
+    wrapping = import_tokens.unseal(call, key, import_token)
+    made, check = _repeated(call, row, wrapping, material, private_key)
+    with call.change() as tx:
+        key = _awaiting(access.key_for_change(call, tx, key.id))
+        earlier = key_rows.get_version(tx, key.id, key.current_version)
+        if earlier is not None and not hmac.compare_digest(earlier.material_check or b"", check):
+            raise Error(MATERIAL_DIFFERS, key=key.id)
+        version = KeyVersion(
+            key_id=key.id,
+            version=key.current_version,
+            algorithm=row.name,
+            wrapped=made.wrapped,
+            root_label=ROOT_KEY_LABEL,
+            created=earlier.created if earlier else call.core.clock(),
+            destroyed=None,
+            public_key=made.public_key or None,
+            material_check=check,
+        )
+        key = replace(key, state=access.ENABLED, expires=expires)
+        rows.put_material(tx, key, version)
+        call.key_version = version.version
+        return key
+
+
+def delete_material(call: Call, reference: str) -> Key:
+    """To PENDING_IMPORT; the material is destroyed. DEW: delete-imported-key-material."""
+    with call.change() as tx:
+        key = _external(access.key_for_change(call, tx, reference))
+        if KEY_SPECS[key.spec].asymmetric:
+            raise Error(PRIVATE_KEY_NOT_DELETED, key=key.id)
+        if key.state not in (access.ENABLED, access.DISABLED):
+            raise Error(MATERIAL_NOT_DELETED, key=key.id)
+        return _give_up(call, tx, key)
+
+
+def due(call: Call) -> list[str]:
+    """Ids of the keys whose material has expired."""
+    with call.read() as tx:
+        return rows.due_expirations(tx, call.core.clock())
+
+
+def expire(call: Call, key_id: str) -> bool:
+    """Destroy a key's expired material. False when it has not expired (any more)."""
+    # Not `call.change`: what another node did meanwhile is no change, and leaves no record.
+    with call.core.store.write() as tx:
+        key = key_rows.get_key(tx, key_id)
+        if key is None or key.state == key_rows.DESTROYED or not access.has_expired(call, key):
+            return False
+        _give_up(call, tx, key)
+        call.resource = key.id
+        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        call.before_commit()
+    return True
+
+
+def is_without_material(call: Call, tx: Tx, key: Key) -> bool:
+    """Whether the key's material has yet to come, or has gone."""
+    version = key_rows.get_version(tx, key.id, key.current_version)
+    return version is None or version.wrapped is None or access.has_expired(call, key)
+
+
+def _external(key: Key) -> Key:
+    if key.origin != "external":
+        raise Error(EXTERNAL_KEY_DUE, key=key.id)
+    return key
+
+
+def _awaiting(key: Key) -> Key:
+    if _external(key).state != access.PENDING_IMPORT:
+        raise Error(NOT_PENDING_IMPORT, key=key.id)
+    return key
+
+
+def _check_expires(call: Call, expires: int | None) -> None:
+    if expires is None:
+        return
+    if expires <= call.core.clock():
+        raise Error(EXPIRATION_INVALID)
+    if expires > _LAST_MILLIS:
+        raise Error(PARAMETER_INVALID, name="expiration_time", reason="seconds are due, not milliseconds")
+
+
+def _give_up(call: Call, tx: Tx, key: Key) -> Key:
+    """Destroy the material; a key that is to be deleted stays so."""
+    key_rows.destroy_versions(tx, key.id, call.core.clock())
+    waits = key.state in (access.ENABLED, access.DISABLED)
+    key = replace(key, state=access.PENDING_IMPORT if waits else key.state, expires=None)
+    key_rows.update_key(tx, key)
+    return key
+
+
+def _repeated(
+    call: Call, row: KeyAlgorithm, wrapping: WrappingKey, material: bytes, private_key: bytes
+) -> tuple[Pair, bytes]:
+    """The material under the root key, and its check value; once more when the token was away meanwhile."""
+    try:
+        return _taken_in(call, row, wrapping, material, private_key)
+    except ObjectGone:
+        return _taken_in(call, row, wrapping, material, private_key)
+
+
+def _taken_in(
+    call: Call, row: KeyAlgorithm, wrapping: WrappingKey, material: bytes, private_key: bytes
+) -> tuple[Pair, bytes]:
+    token = call.core.token
+    opener = token.unwrap(_WRAPPING, wrapping.wrapped, token.find(wrapping.root_label))
+    try:
+        if row.asymmetric:
+            made = _pair(call, row, opener, material, private_key)
+        else:
+            made = _secret(call, row, opener, material)
+    finally:
+        token.destroy(opener)
+    return made, _check_value(call, row, made)
+
+
+def _secret(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes) -> Pair:
+    token = call.core.token
+    try:
+        wrapped = token.import_oaep(opener, _WRAPPING, material, row, token.find(ROOT_KEY_LABEL))
+    except WrongSize:
+        raise Error(MATERIAL_SIZE_INVALID, spec=row.name, length=row.bits // 8) from None
+    except BadData as error:
+        raise Error(MATERIAL_NOT_DECRYPTED) from error
+    return Pair(wrapped, b"")
+
+
+def _pair(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, private_key: bytes) -> Pair:
+    token = call.core.token
+    try:
+        temporary = token.unwrap_oaep(opener, _WRAPPING, material)
+        if temporary is None:
+            temporary = token.temporary_key(token.decrypt_oaep(opener, _WRAPPING, material))
+    except WrongSize:
+        raise Error(TEMPORARY_KEY_INVALID) from None
+    except BadData as error:
+        raise Error(MATERIAL_NOT_DECRYPTED) from error
+    try:
+        return token.import_pair(row, private_key, temporary, token.find(ROOT_KEY_LABEL))
+    except BadData as error:
+        raise Error(PRIVATE_KEY_INVALID) from error
+    finally:
+        token.destroy(temporary)
+
+
+def _check_value(call: Call, row: KeyAlgorithm, made: Pair) -> bytes:
+    token = call.core.token
+    known = made.public_key or _proof(call, row, made.wrapped)
+    return token.hmac(token.find(SEALING_KEY_LABEL), _CHECK + row.name.encode() + b"\0" + known)
+
+
+def _proof(call: Call, row: KeyAlgorithm, wrapped: bytes) -> bytes:
+    """Bytes that tell a secret key from others, made by the key itself, so that its value stays in the HSM.
+
+    An AES key encrypts a fixed block. That its IV is fixed too is safe: nobody ever sees the result.
+    """
+    token = call.core.token
+    handle = token.unwrap(row, wrapped, token.find(ROOT_KEY_LABEL))
+    try:
+        if row.kind == "aes":
+            return token.encrypt(handle, bytes(12), _CHECK_BLOCK, _CHECK)
+        return token.hmac(handle, _CHECK)
+    finally:
+        token.destroy(handle)
