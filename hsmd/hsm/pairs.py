@@ -22,9 +22,10 @@ from pkcs11.types import Session
 from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, SignatureAlgorithm
 from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
 from hsmd.hsm import oaep, operations, points, schemes, templates
+from hsmd.hsm.connection import Connection
 from hsmd.hsm.desk import Desk, Handle
 from hsmd.hsm.faults import BadData, Sort, WrongSize, name_of, sort_of
-from hsmd.hsm.loading import key_wrap, load, passing, second, wrapped_up
+from hsmd.hsm.loading import confined, key_wrap, load, passing, second, wrapped_up
 from hsmd.hsm.module import Module, Template, oaep_parameter
 from hsmd.hsm.probe import Capability
 
@@ -71,7 +72,7 @@ class PairWork(ABC):
         needed = _NEEDS.get(row.kind, (row.name,))
         if row.kind == "generic-secret" and row.bits in (384, 512):
             needed = (f"hmac-sha-{row.bits}",)
-        return self._has("aes-key-wrap-kwp", *needed)
+        return self._has("aes-key-wrap-kwp", "unwrapped-stays-inside", *needed)
 
     def supports_oaep(self) -> bool:
         """Whether RSAES-OAEP with SHA-256 is done: by the token, or, unless refused, decoded here."""
@@ -124,7 +125,8 @@ class PairWork(ABC):
             root_object = second(desk, root)
             wrap = key_wrap(desk.connection)
             module = desk.connection.module
-            key = module.unwrap(desk.session, wrap, desk.object, encrypted_pkcs8, templates.candidate(row))
+            template = templates.candidate(row, said=desk.connection.found.extractable_said)
+            key = module.unwrap(desk.session, wrap, desk.object, encrypted_pkcs8, template)
             with passing(desk, key):
                 public = _proven(desk, row, key)
                 return Pair(operations.wrap(desk.session, wrap, root_object, key), public)
@@ -148,7 +150,7 @@ class PairWork(ABC):
         with _alike(), self._call(key, blob=True) as desk, _of_the_data():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
-            return load(desk, lambda module, anchor: _unwrapper(module, anchor, desk.object, data))
+            return load(desk, lambda _, anchor: _unwrapper(desk.connection, anchor, desk.object, data))
 
     def import_oaep(
         self, key: Handle, row: KeyAlgorithm, data: bytes, wanted: KeyAlgorithm, root: Handle
@@ -167,7 +169,8 @@ class PairWork(ABC):
         with _alike(), self._call(key, blob=True) as desk, _of_the_data():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
-            root_object, template = second(desk, root), templates.CANDIDATE_SECRET
+            root_object = second(desk, root)
+            template = templates.candidate_secret(said=desk.connection.found.extractable_said)
             made = _unwrap_oaep(desk.connection.module, desk.session, desk.object, data, template, (size,))
             return wrapped_up(desk, root_object, made)
 
@@ -284,8 +287,9 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
     raise BadData("an inconsistent private key")
 
 
-def _unwrapper(module: Module, session: Session, key: int, data: bytes) -> int:
-    return _unwrap_oaep(module, session, key, data, templates.UNWRAPPER, TEMPORARY_KEY_BYTES)
+def _unwrapper(connection: Connection, session: Session, key: int, data: bytes) -> int:
+    made = _unwrap_oaep(connection.module, session, key, data, templates.UNWRAPPER, TEMPORARY_KEY_BYTES)
+    return confined(connection, session, made)
 
 
 def _unwrap_oaep(

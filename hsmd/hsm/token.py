@@ -18,7 +18,7 @@ from hsmd.hsm.connection import locked
 from hsmd.hsm.desk import Desk, Handle
 from hsmd.hsm.faults import BadData, ObjectGone
 from hsmd.hsm.link import Link, Settings, TokenStatus
-from hsmd.hsm.loading import key_wrap, load, wrapped_up
+from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Template
 from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
@@ -168,8 +168,12 @@ class Token(PairWork):
         with self._call(root, blob=True) as desk:
             return load(
                 desk,
-                lambda module, anchor: module.unwrap(
-                    anchor, key_wrap(desk.connection), desk.object, wrapped, templates.at_work(row)
+                lambda module, anchor: confined(
+                    desk.connection,
+                    anchor,
+                    module.unwrap(
+                        anchor, key_wrap(desk.connection), desk.object, wrapped, templates.at_work(row)
+                    ),
                 ),
             )
 
