@@ -9,6 +9,7 @@ python -m tests.backstage CONFIG expirations DAYS                 the same for e
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,10 @@ from tests.stand import Stand
 def backstage(stand: Stand, *words: str) -> str:
     """Do it to the stand's store; what that printed."""
     argv = [sys.executable, "-m", "tests.backstage", str(stand.dev.config), *words]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    environment = {**os.environ, **stand.settings}
+    done = subprocess.run(
+        argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
+    )
     return done.stdout.strip()
 
 
@@ -78,7 +82,7 @@ _ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter":
 
 
 def _main(path: str, action: str, *words: str) -> None:
-    settings = config.load(Path(path), {})
+    settings = config.load(Path(path), os.environ)
     core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
     core.token.connect()
     try:

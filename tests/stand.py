@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import huaweicloudsdkkms.v2 as kms
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
@@ -27,7 +28,8 @@ from huaweicloudsdkcore.region.region import Region
 from hsmd.cli.children import Child
 from hsmd.client import Client
 from hsmd.daemon.certificates import Authority
-from hsmd.daemon.development import Development, prepare
+from hsmd.daemon.development import TOKEN_LABEL, Development, prepare
+from tests.softhsm import OPENCRYPTOKI, make_token
 
 _HSMD = Path(sys.executable).with_name("hsmd")
 _START_SECONDS = 60.0
@@ -45,6 +47,18 @@ def free_port() -> int:
 def elsewhere() -> str:
     """An address of the loopback that hardly anybody else calls from: failures are counted by address."""
     return ".".join(["127", *(str(each) for each in random.choices(range(1, 255), k=3))])  # noqa: S311 -- no secret
+
+
+def other_token(folder: Path) -> dict[str, str]:
+    """Settings for a token other than the development HSM's SoftHSM2, if tests are to run on one."""
+    if not OPENCRYPTOKI:
+        return {}
+    made = make_token(folder, TOKEN_LABEL)
+    folder.mkdir(parents=True, exist_ok=True)
+    pin = folder / "other-pin"
+    pin.write_text(made.pin)
+    pin.chmod(0o600)
+    return {"HSMD__HSM__TOKEN": made.uri, "HSMD__HSM__PIN_FILE": str(pin)}
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,10 @@ class Stand:
     """One daemon with its gateway. `settings` are extra variables like HSMD__LIMITS__KEYS_PER_PROJECT."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        self.dev: Development = prepare(folder, grpc_port=free_port(), rest_port=free_port())
-        self.settings = dict(settings or {})
+        token = other_token(folder)
+        with patch.dict(os.environ, token):
+            self.dev: Development = prepare(folder, grpc_port=free_port(), rest_port=free_port())
+        self.settings = {**token, **(settings or {})}
         self.daemon: Child | None = None
         self.gateway: Child | None = None
 

@@ -127,7 +127,10 @@ TABLE: tuple[tuple[type[p11.PKCS11Error], int | None, Sort], ...] = (
     (p11.WrappingKeyTypeInconsistent, 0x115, Sort.USE),
 )
 _SORTS = {kind: sort for kind, _, sort in TABLE}
-_KINDS = {code: kind for kind, code, _ in TABLE if code is not None}
+_KINDS = {
+    **{code: kind for kind, code, _ in TABLE if code is not None},
+    0x140: p11.DomainParamsInvalid,  # CKR_CURVE_NOT_SUPPORTED of PKCS#11 3.0: the library has no class for it
+}
 
 
 def sort_of(error: p11.PKCS11Error) -> Sort:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pkcs11 import Mechanism
+from pkcs11 import Mechanism, PKCS11Error
 from pkcs11.types import Session
 
 from hsmd.errors import UNAVAILABLE, Error
-from hsmd.hsm import operations
+from hsmd.hsm import operations, templates
 from hsmd.hsm.connection import Connection
 from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import ObjectGone
@@ -52,6 +52,20 @@ def load(desk: Desk, make: Callable[[Module, Session], int]) -> Handle:
     finally:
         connection.anchor_lock.release()
     return connection.handles.admit(key)
+
+
+def confined(connection: Connection, session: Session, key: int) -> int:
+    """An unwrapped key that can't be taken out again, told so a second time where that is needed.
+
+    Raises PKCS11Error, and then the key is gone.
+    """
+    if connection.found.confined_afterwards:
+        try:
+            connection.module.change(session, key, templates.CONFINED)
+        except PKCS11Error:
+            connection.module.destroy(session, key)
+            raise
+    return key
 
 
 def second(desk: Desk, key: Handle) -> int:

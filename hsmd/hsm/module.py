@@ -76,6 +76,7 @@ _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_CreateObject": (21, (_SESSION, *_TEMPLATE, POINTER(_OBJECT))),
     "C_DestroyObject": (23, (_SESSION, _OBJECT)),
     "C_GetAttributeValue": (25, (_SESSION, _OBJECT, *_TEMPLATE)),
+    "C_SetAttributeValue": (26, (_SESSION, _OBJECT, *_TEMPLATE)),
     "C_GenerateKey": (59, (_SESSION, POINTER(_Mechanism), *_TEMPLATE, POINTER(_OBJECT))),
     "C_GenerateKeyPair": (
         60,
@@ -208,6 +209,10 @@ class Module:
     def destroy(self, session: Session, handle: int) -> None:
         """C_DestroyObject. Raises PKCS11Error."""
         check(self._call["C_DestroyObject"](_number(session), handle))
+
+    def change(self, session: Session, handle: int, template: Template) -> None:
+        """C_SetAttributeValue. Raises PKCS11Error."""
+        check(self._call["C_SetAttributeValue"](_number(session), handle, template.array, template.count))
 
     def read(self, session: Session, handle: int, attribute: Attribute, most: int) -> bytes:
         """C_GetAttributeValue: one attribute of at most `most` bytes; b"" if hidden. Raises PKCS11Error."""

@@ -48,7 +48,7 @@ def probe_pairs(module: Module, session: Session, found: Found) -> Found:
     """Add what is found about pairs to what was found before. Raises PKCS11Error when the token fails."""
     if found.key_wrap is None:
         return found
-    with _bench(module, session, found.key_wrap) as bench:
+    with _bench(module, session, found.key_wrap, said=found.extractable_said) as bench:
         edwards = [
             (curve, tried(_EDWARDS.name, partial(bench.born, _EDWARDS, curve)))
             for curve in templates.EDWARDS_CURVES
@@ -96,11 +96,11 @@ def _rsa_key() -> rsa.RSAPrivateKey:
 
 
 @contextmanager
-def _bench(module: Module, session: Session, key_wrap: Mechanism) -> "Iterator[_Bench]":
+def _bench(module: Module, session: Session, key_wrap: Mechanism, *, said: bool) -> "Iterator[_Bench]":
     value = secrets.token_bytes(32)
     root = module.create(session, templates.trial("aes", value))
     try:
-        yield _Bench(module, session, key_wrap, root, value)
+        yield _Bench(module, session, key_wrap, root, value, said=said)
     finally:
         module.destroy(session, root)
 
@@ -109,13 +109,21 @@ class _Bench:
     """Trials under a throw-away root key of known value; each leaves no object behind."""
 
     def __init__(
-        self, module: Module, session: Session, key_wrap: Mechanism, root: int, root_value: bytes
+        self,
+        module: Module,
+        session: Session,
+        key_wrap: Mechanism,
+        root: int,
+        root_value: bytes,
+        *,
+        said: bool,
     ) -> None:
         self._module = module
         self._session = session
         self._key_wrap = key_wrap
         self._root = root
         self._root_value = root_value
+        self._unwrapped = templates.trial_unwrapped(said=said)
 
     def born(self, row: KeyAlgorithm, curve: bytes) -> str:
         public, private = self._module.generate_pair(
@@ -162,7 +170,7 @@ class _Bench:
             )
         try:
             wrapped = aes_key_wrap_with_padding(value, secret)
-            made = self._module.unwrap(self._session, self._key_wrap, kek, wrapped, templates.TRIAL_UNWRAPPED)
+            made = self._module.unwrap(self._session, self._key_wrap, kek, wrapped, self._unwrapped)
             self._module.destroy(self._session, made)
         finally:
             self._module.destroy(self._session, kek)

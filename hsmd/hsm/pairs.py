@@ -22,10 +22,11 @@ from pkcs11.types import Session
 from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, SignatureAlgorithm
 from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
 from hsmd.hsm import oaep, operations, points, schemes, templates
+from hsmd.hsm.connection import Connection
 from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, Sort, WrongSize, name_of, sort_of
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.loading import key_wrap, passing, second, wrapped_up
+from hsmd.hsm.loading import confined, key_wrap, passing, second, wrapped_up
 from hsmd.hsm.module import Module, Template, oaep_parameter
 from hsmd.hsm.probe import Capability
 
@@ -76,7 +77,7 @@ class PairWork(ABC):
         needed = _NEEDS.get(row.kind, (row.name,))
         if row.kind == "generic-secret" and row.bits in (384, 512):
             needed = (f"hmac-sha-{row.bits}",)
-        return self._has("aes-key-wrap-kwp", *needed)
+        return self._has("aes-key-wrap-kwp", "unwrapped-stays-inside", *needed)
 
     def supports_oaep(self) -> bool:
         """Whether RSAES-OAEP with SHA-256 is done: by the token, or, unless refused, decoded here."""
@@ -129,7 +130,8 @@ class PairWork(ABC):
             root_object = second(desk, root)
             wrap = key_wrap(desk.connection)
             module = desk.connection.module
-            key = module.unwrap(desk.session, wrap, desk.object, encrypted_pkcs8, templates.candidate(row))
+            template = templates.candidate(row, said=desk.connection.found.extractable_said)
+            key = module.unwrap(desk.session, wrap, desk.object, encrypted_pkcs8, template)
             with passing(desk, key):
                 public = _proven(desk, row, key)
                 return Pair(operations.wrap(desk.session, wrap, root_object, key), public)
@@ -154,7 +156,7 @@ class PairWork(ABC):
                 raise BadData
             return self._load(
                 self._call(key, blob=True),
-                lambda desk, module, anchor: _unwrapper(module, anchor, desk.object, data),
+                lambda desk, _, anchor: _unwrapper(desk.connection, anchor, desk.object, data),
             )
 
     def import_oaep(
@@ -174,7 +176,8 @@ class PairWork(ABC):
         with _alike(), self._call(key, blob=True) as desk, _of_the_data():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
-            root_object, template = second(desk, root), templates.CANDIDATE_SECRET
+            root_object = second(desk, root)
+            template = templates.candidate_secret(said=desk.connection.found.extractable_said)
             made = _unwrap_oaep(desk.connection.module, desk.session, desk.object, data, template, (size,))
             return wrapped_up(desk, root_object, made)
 
@@ -291,9 +294,10 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
     raise BadData("an inconsistent private key")
 
 
-def _unwrapper(module: Module, session: Session, key: int, data: bytes) -> int:
+def _unwrapper(connection: Connection, session: Session, key: int, data: bytes) -> int:
     with _of_the_data():
-        return _unwrap_oaep(module, session, key, data, templates.UNWRAPPER, TEMPORARY_KEY_BYTES)
+        made = _unwrap_oaep(connection.module, session, key, data, templates.UNWRAPPER, TEMPORARY_KEY_BYTES)
+    return confined(connection, session, made)
 
 
 def _unwrap_oaep(

@@ -8,7 +8,7 @@ from functools import partial
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
-from pkcs11 import Mechanism, PKCS11Error
+from pkcs11 import Attribute, Mechanism, PKCS11Error
 from pkcs11.types import Session
 
 from hsmd.algorithms import AES_256, DIGEST_BYTES
@@ -30,12 +30,16 @@ class Capability:
 class Found:
     """The probe's result; `key_wrap` is None when the token can't do RFC 5649.
 
+    `extractable_said`: how an unwrapped key can be wrapped again, see templates.trial_unwrapped.
+    `confined_afterwards`: keys stay inside only when told so after unwrapping, too.
     `edwards_curve`: CKA_EC_PARAMS of Ed25519 as this token takes it. `oaep`, `oaep_unwrap`: whether it
     decrypts data, and unwraps AES keys, by RSAES-OAEP with SHA-256.
     """
 
     capabilities: tuple[Capability, ...]
     key_wrap: Mechanism | None
+    extractable_said: bool = True
+    confined_afterwards: bool = False
     edwards_curve: bytes = b""
     oaep: bool = False
     oaep_unwrap: bool = False
@@ -48,17 +52,28 @@ class Wrong(Exception):  # noqa: N818 -- named for what is found
 def probe(module: Module, session: Session) -> Found:
     """Try everything the service builds on. Raises PKCS11Error when the token fails meanwhile."""
     bench = _Bench(module, session)
-    wraps = [tried("aes-key-wrap-kwp", partial(bench.key_wrap, each)) for each in templates.KEY_WRAPS]
-    chosen = next((index for index, each in enumerate(wraps) if each.available), None)
+    wraps = [
+        (each, said, tried("aes-key-wrap-kwp", partial(bench.key_wrap, each, said=said)))
+        for each in templates.KEY_WRAPS
+        for said in (True, False)
+    ]
+    key_wrap, said, wrapping = next((each for each in wraps if each[2].available), wraps[0])
+    inside = [
+        tried("unwrapped-stays-inside", partial(bench.stays_inside, key_wrap, afterwards=afterwards))
+        for afterwards in (False, True)
+    ]
     return Found(
         capabilities=(
             tried("random", bench.random),
             tried("aes-256-generate", bench.generate),
-            wraps[chosen or 0],
+            wrapping,
+            next((each for each in inside if each.available), inside[0]),
             tried("aes-256-gcm", bench.gcm),
             *(tried(f"hmac-sha-{name[3:]}", partial(bench.hmac, name)) for name in DIGEST_BYTES),
         ),
-        key_wrap=None if chosen is None else templates.KEY_WRAPS[chosen],
+        key_wrap=key_wrap if wrapping.available else None,
+        extractable_said=said,
+        confined_afterwards=not inside[0].available,
     )
 
 
@@ -93,7 +108,7 @@ class _Bench:
         self._destroy(made)
         return f"0x{mechanism:X}"
 
-    def key_wrap(self, mechanism: Mechanism) -> str:
+    def key_wrap(self, mechanism: Mechanism, *, said: bool) -> str:
         kek, value = secrets.token_bytes(32), secrets.token_bytes(32)
         expected = aes_key_wrap_with_padding(kek, value)
         root, key = self._create("aes", kek), self._create("aes", value)
@@ -101,12 +116,33 @@ class _Bench:
         try:
             if operations.wrap(self._session, mechanism, root, key) != expected:
                 raise Wrong(f"0x{mechanism:X} wraps, but not as RFC 5649 says")
-            made = self._unwrap(mechanism, root, expected, templates.TRIAL_UNWRAPPED)
+            made = self._unwrap(mechanism, root, expected, templates.trial_unwrapped(said=said))
             if operations.wrap(self._session, mechanism, root, made) != expected:
                 raise Wrong(f"0x{mechanism:X} unwraps, but not as RFC 5649 says")
         finally:
             self._destroy(root, key, *([] if made is None else [made]))
         return f"0x{mechanism:X}, known answer both ways"
+
+    def stays_inside(self, mechanism: Mechanism, *, afterwards: bool) -> str:
+        kek = secrets.token_bytes(32)
+        root = self._create("aes", kek)
+        try:
+            wrapped = aes_key_wrap_with_padding(kek, secrets.token_bytes(32))
+            made = self._unwrap(mechanism, root, wrapped, templates.at_work(AES_256))
+            try:
+                if afterwards:
+                    self._module.change(self._session, made, templates.CONFINED)
+                told = [
+                    self._module.read(self._session, made, each, 1)
+                    for each in (Attribute.SENSITIVE, Attribute.EXTRACTABLE)
+                ]
+            finally:
+                self._destroy(made)
+        finally:
+            self._destroy(root)
+        if told != [b"\1", b"\0"]:
+            raise Wrong("an unwrapped key can be taken out, whatever its template says")
+        return "told again after unwrapping" if afterwards else "as told on unwrapping"
 
     def gcm(self) -> str:
         value, iv, aad, data = (secrets.token_bytes(size) for size in (32, 12, 20, 33))

@@ -64,10 +64,13 @@ def secret(
     kind: str,
     uses: tuple[Attribute, ...],
     *,
-    extractable: bool = False,
+    extractable: bool | None = False,
     more: dict[Attribute, object] | None = None,
 ) -> Template:
-    """A private, sensitive secret key that may do what `uses` names and nothing else; of this session."""
+    """A private, sensitive secret key that may do what `uses` names and nothing else; of this session.
+
+    `extractable`: None leaves it to the token.
+    """
     return Template(
         {
             Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -75,7 +78,7 @@ def secret(
             Attribute.TOKEN: False,
             Attribute.PRIVATE: True,
             Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: extractable,
+            **({} if extractable is None else {Attribute.EXTRACTABLE: extractable}),
             **{capability: capability in uses for capability in _CAPABILITIES},
             **(more or {}),
         }
@@ -86,10 +89,13 @@ def private(
     kind: str,
     uses: tuple[Attribute, ...],
     *,
-    extractable: bool = False,
+    extractable: bool | None = False,
     more: dict[Attribute, object] | None = None,
 ) -> Template:
-    """A sensitive private key that may do what `uses` names and nothing else; of this session."""
+    """A sensitive private key that may do what `uses` names and nothing else; of this session.
+
+    `extractable`: as with secret.
+    """
     return Template(
         {
             Attribute.CLASS: ObjectClass.PRIVATE_KEY,
@@ -97,7 +103,7 @@ def private(
             Attribute.TOKEN: False,
             Attribute.PRIVATE: True,
             Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: extractable,
+            **({} if extractable is None else {Attribute.EXTRACTABLE: extractable}),
             **{capability: capability in uses for capability in _PRIVATE_CAPABILITIES},
             **(more or {}),
         }
@@ -131,9 +137,9 @@ def newborn_private(row: KeyAlgorithm) -> Template:
     return _NEWBORN_PRIVATE[row.kind]
 
 
-def candidate(row: KeyAlgorithm) -> Template:
-    """An imported private key that has yet to be looked at and wrapped."""
-    return _CANDIDATES[row.kind]
+def candidate(row: KeyAlgorithm, *, said: bool) -> Template:
+    """An imported private key that has yet to be looked at and wrapped. `said`: see trial_unwrapped."""
+    return _CANDIDATES[row.kind, said]
 
 
 def agreed(size: int) -> Template:
@@ -193,6 +199,20 @@ def trial(kind: str, value: bytes) -> Template:
     return secret(kind, uses, extractable=True, more={Attribute.VALUE: value})
 
 
+def candidate_secret(*, said: bool) -> Template:
+    """An imported secret that has yet to be looked at and wrapped: as bytes of no kind, which wrap alike."""
+    return _CANDIDATE_SECRET[said]
+
+
+def trial_unwrapped(*, said: bool) -> Template:
+    """An AES key that comes in wrapped and can be wrapped again.
+
+    That is `said` by CKA_EXTRACTABLE, or left out, as the token takes it: some make every unwrapped key
+    extractable and refuse to be told.
+    """
+    return _TRIAL_UNWRAPPED[said]
+
+
 def _token_object(label: str) -> dict[Attribute, object]:
     return {Attribute.TOKEN: True, Attribute.LABEL: label, Attribute.ID: label.encode()}
 
@@ -202,9 +222,14 @@ _AT_WORK = {
     **{kind: private(kind, uses) for kind, uses in _PAIR_USES.items()},
 }
 _NEWBORN_PRIVATE = {kind: private(kind, (), extractable=True) for kind in _PAIR_USES}
-_CANDIDATES = {kind: private(kind, uses, extractable=True) for kind, uses in _PAIR_USES.items()}
+_CANDIDATES = {
+    (kind, said): private(kind, uses, extractable=said or None)
+    for kind, uses in _PAIR_USES.items()
+    for said in (True, False)
+}
 UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
+# Said of an unwrapped key afterwards, to tokens that don't listen while unwrapping.
+CONFINED = Template({Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False})
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
-# An imported secret that has yet to be looked at and wrapped, as bytes of no kind, since those wrap alike.
-CANDIDATE_SECRET = secret("generic-secret", (), extractable=True)
-TRIAL_UNWRAPPED = secret("aes", _CIPHER, extractable=True)
+_CANDIDATE_SECRET = {said: secret("generic-secret", (), extractable=said or None) for said in (True, False)}
+_TRIAL_UNWRAPPED = {said: secret("aes", _CIPHER, extractable=said or None) for said in (True, False)}

@@ -20,7 +20,7 @@ from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link, Settings, TokenStatus
-from hsmd.hsm.loading import key_wrap, load, wrapped_up
+from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
 from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
@@ -190,8 +190,10 @@ class Token(PairWork):
         template = templates.at_work(row)
         return self._load(
             self._call(root, blob=True),
-            lambda desk, module, anchor: module.unwrap(
-                anchor, key_wrap(desk.connection), desk.object, wrapped, template
+            lambda desk, module, anchor: confined(
+                desk.connection,
+                anchor,
+                module.unwrap(anchor, key_wrap(desk.connection), desk.object, wrapped, template),
             ),
         )
 
