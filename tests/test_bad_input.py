@@ -370,8 +370,6 @@ def test_numbers_that_no_enum_has(client: Client, key_id: str) -> None:
     for usage in (keys_pb2.KEY_USAGE_SIGN_VERIFY, keys_pb2.KEY_USAGE_GENERATE_VERIFY_MAC):
         with refusal("KMS.0308"):
             client.keys.CreateKey(keys_pb2.CreateKeyRequest(key_alias=fresh(), key_usage=usage))
-    with refusal("KMS.0308"):
-        client.keys.CreateKey(keys_pb2.CreateKeyRequest(key_alias=fresh(), origin=keys_pb2.ORIGIN_EXTERNAL))
     with refusal("KMS.0340"):
         client.keys.CreateKey(keys_pb2.CreateKeyRequest(key_alias=fresh(), keystore_id="1"))
 

@@ -36,7 +36,7 @@ def left(stand: Stand) -> int:
 
 
 def lease(stand: Stand, holder: str, until: int) -> None:
-    change_rows(stand, "UPDATE leases SET holder = ?, until = ?", holder, until)
+    change_rows(stand, "UPDATE leases SET holder = ?, until = ? WHERE name = 'due deletions'", holder, until)
 
 
 def writable(stand: Stand) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
-from hsmd.store import SealBroken, Store, identity, keys
+from hsmd.store import SealBroken, Store, aliases, grants, identity, keys, tags
 from hsmd.store.schema import METADATA, Blob
 from hsmd.store.seals import Sealed, Value, canonical
 from tests.stores import behind_its_back, is_sqlite, make_key, make_version, seal
@@ -21,7 +21,7 @@ contents = st.dictionaries(st.text(), values)
 
 SEALED: dict[str, Sealed[Any]] = {
     each.table.name: each
-    for module in (identity, keys)
+    for module in (identity, keys, aliases, tags, grants)
     for each in vars(module).values()
     if isinstance(each, Sealed)
 }
@@ -105,6 +105,21 @@ def filled(store: Store) -> Store:
             identity.insert_binding(tx, identity.CertificateBinding(f"CN:{number}", "u1", "p1"))
             key = make_key(number)
             keys.insert_key(tx, key, make_version(key))
+            aliases.insert_alias(tx, aliases.Alias("p1", f"other {number}", "d1", key.id, number, number))
+            tags.put_tag(tx, tags.Tag(key.id, f"tag {number}", f"value {number}", "p1"))
+            grant = grants.Grant(
+                f"g{number}",
+                key.id,
+                "p1",
+                f"grant {number}",
+                "u1",
+                "user",
+                "u2",
+                "u1",
+                "encrypt-data",
+                number,
+            )
+            grants.insert_grant(tx, grant)
     return store
 
 

@@ -113,6 +113,10 @@ def run(arguments: Sequence[str], signals: Sequence[int] = ()) -> int:
     return done if isinstance(done, int) else outcome.Exit.OK
 
 
+# The exception may be swallowed by compiled code that goes on reading: then it is raised once more.
+_ASK_AGAIN_SECONDS = 2.0
+
+
 def main() -> None:
     """The entry point."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between ours
@@ -120,10 +124,13 @@ def main() -> None:
     signals: list[int] = []
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        signals.append(number)
+        if number != signal.SIGALRM:
+            signals.append(number)
+        signal.setitimer(signal.ITIMER_REAL, _ASK_AGAIN_SECONDS)
         raise KeyboardInterrupt  # an exception, so that files are cleaned up
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, leave)
     code = run(sys.argv[1:], signals)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(128 + signals[0] if signals else code)

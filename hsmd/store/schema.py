@@ -247,59 +247,6 @@ GRANTS = Table(
     Index("ix_grants_list", "key_id", "created", "id"),
 )
 
-KEYSTORES = Table(
-    "keystores",
-    METADATA,
-    Column("id", ID, primary_key=True),
-    Column("domain_id", ID, nullable=False),
-    Column("project_id", ID, nullable=False),
-    Column("alias", TEXT, nullable=False),
-    Column("type", TEXT, nullable=False),
-    Column("cluster_id", TEXT, nullable=False),
-    Column("enabled", FLAG, nullable=False),
-    Column("created", MILLIS, nullable=False),
-    _seal(),
-    UniqueConstraint("project_id", "alias"),
-)
-
-ACCESS_POINTS = Table(
-    "access_points",
-    METADATA,
-    Column("id", ID, primary_key=True),
-    Column("project_id", ID, nullable=False),
-    Column("keyspace_id", ID, nullable=False),
-    Column("name", TEXT, nullable=False),
-    Column("type", Integer, nullable=False),
-    Column("identity", TEXT, nullable=False),
-    Column("cluster_id", TEXT, nullable=False),
-    Column("description", TEXT, nullable=False),
-    Column("enabled", FLAG, nullable=False),
-    Column("public_key", BLOB),  # DER SubjectPublicKeyInfo, of the Custom kind
-    Column("wrapped", BLOB),  # its private key, wrapped by the root key, until it is fetched
-    Column("root_label", TEXT),
-    Column("created_by", TEXT, nullable=False),
-    Column("created", MILLIS, nullable=False),
-    Column("modified", MILLIS, nullable=False),
-    _seal(),
-    UniqueConstraint("project_id", "keyspace_id", "name"),
-)
-
-KEY_POLICIES = Table(
-    "key_policies",
-    METADATA,
-    Column("id", ID, primary_key=True),
-    Column("project_id", ID, nullable=False),
-    Column("keyspace_id", ID, nullable=False),
-    Column("name", TEXT, nullable=False),
-    Column("policy", TEXT, nullable=False),  # JSON
-    Column("description", TEXT, nullable=False),
-    Column("created_by", TEXT, nullable=False),
-    Column("created", MILLIS, nullable=False),
-    Column("modified", MILLIS, nullable=False),
-    _seal(),
-    UniqueConstraint("project_id", "keyspace_id", "name"),
-)
-
 # What keeps processes and retries in step; nothing here decides security
 
 CHANGES = Table(

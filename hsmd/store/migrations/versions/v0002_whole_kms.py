@@ -27,8 +27,6 @@ def upgrade() -> None:
         there = sa.text(f"{indexed} IS NOT NULL")
         op.create_index(f"ix_keys_{name}", "keys", [indexed], sqlite_where=there, postgresql_where=there)
     _of_keys()
-    _keystores()
-    _keyspaces()
 
 
 def _seal() -> sa.Column[bytes]:
@@ -86,48 +84,3 @@ def _of_keys() -> None:
     op.create_index("ix_grants_retiring", "grants", ["retiring"])
     op.create_index("ix_grants_issuing", "grants", ["issuing"])
     op.create_index("ix_grants_list", "grants", ["key_id", "created", "id"])
-
-
-def _keystores() -> None:
-    op.create_table(
-        "keystores",
-        *_ids("id", "domain_id", "project_id"),
-        *_text("alias", "type", "cluster_id"),
-        sa.Column("enabled", sa.SmallInteger, nullable=False),
-        *_millis("created"),
-        _seal(),
-        sa.PrimaryKeyConstraint("id", name="pk_keystores"),
-        sa.UniqueConstraint("project_id", "alias", name="uq_keystores_project_id_alias"),
-    )
-
-
-def _keyspaces() -> None:
-    op.create_table(
-        "access_points",
-        *_ids("id", "project_id", "keyspace_id"),
-        *_text("name"),
-        sa.Column("type", sa.Integer, nullable=False),
-        *_text("identity", "cluster_id", "description"),
-        sa.Column("enabled", sa.SmallInteger, nullable=False),
-        sa.Column("public_key", sa.LargeBinary),
-        sa.Column("wrapped", sa.LargeBinary),
-        sa.Column("root_label", sa.Text),
-        *_text("created_by"),
-        *_millis("created", "modified"),
-        _seal(),
-        sa.PrimaryKeyConstraint("id", name="pk_access_points"),
-        sa.UniqueConstraint(
-            "project_id", "keyspace_id", "name", name="uq_access_points_project_id_keyspace_id_name"
-        ),
-    )
-    op.create_table(
-        "key_policies",
-        *_ids("id", "project_id", "keyspace_id"),
-        *_text("name", "policy", "description", "created_by"),
-        *_millis("created", "modified"),
-        _seal(),
-        sa.PrimaryKeyConstraint("id", name="pk_key_policies"),
-        sa.UniqueConstraint(
-            "project_id", "keyspace_id", "name", name="uq_key_policies_project_id_keyspace_id_name"
-        ),
-    )
