@@ -20,10 +20,10 @@ _HMAC = Mechanism.SHA256_HMAC
 
 class BoundKey(
     _native.EncryptMixin,  # type: ignore[misc]  # a compiled class without a stub; the next alike
-    _native.DecryptMixin,  # type: ignore[misc]
-    _native.SignMixin,  # type: ignore[misc]
-    _native.WrapMixin,  # type: ignore[misc]
-    _Key,  # type: ignore[misc]
+    _native.DecryptMixin,  # type: ignore[misc]  # the same
+    _native.SignMixin,  # type: ignore[misc]  # the same
+    _native.WrapMixin,  # type: ignore[misc]  # the same
+    _Key,  # type: ignore[misc]  # read-only there, set here
 ):
     """A handle on a session. The mixins ask for the three attributes and nothing else."""
 
