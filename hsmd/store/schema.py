@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import Dialect
 
-REVISION = "0002"  # the migration that makes this schema; a test compares it with the scripts
+REVISION = "0004"  # the migration that makes this schema; a test compares it with the scripts
 
 
 class Flag(TypeDecorator[bool]):
