@@ -14,10 +14,9 @@ def derive(call: Call, reference: str, peer: bytes) -> tuple[str, bytes]:
     """
     key = access.usable(access.key(call, reference))
     row = kinds.agreeing(key)
-    token = call.core.token
     try:
         secret = material.use(
-            call, material.current(call, key), lambda handle: token.derive(handle, row, peer)
+            call, material.current(call, key), lambda token, handle: token.derive(handle, row, peer)
         )
     except BadData as error:
         reason = f"the DER SubjectPublicKeyInfo of a point on {row.name} is due"

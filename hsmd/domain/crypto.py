@@ -133,10 +133,10 @@ def _decrypted(call: Call, side: Side, blob: bytes, allowed: Collection[int], na
 def _decrypted_oaep(call: Call, side: Side, blob: bytes) -> Plaintext:
     _expect_no_context(side.context)
     key = access.key(call, side.reference)
-    row, token = kinds.encrypting(key, side.algorithm), call.core.token
+    row = kinds.encrypting(key, side.algorithm)
     try:
         data = material.use(
-            call, material.current(call, key), lambda handle: token.decrypt_oaep(handle, row, blob)
+            call, material.current(call, key), lambda token, handle: token.decrypt_oaep(handle, row, blob)
         )
     except BadData as error:
         raise Error(CIPHERTEXT_INVALID) from error

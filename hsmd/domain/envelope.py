@@ -76,7 +76,7 @@ def seal(call: Call, key: Key, kind: int, data: bytes, context: bytes) -> bytes:
     sealed = material.use(
         call,
         version,
-        lambda handle: call.core.token.encrypt(handle, iv, padded, front + _ZERO + context),
+        lambda token, handle: token.encrypt(handle, iv, padded, front + _ZERO + context),
     )
     body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
     return b"".join((front, tag, hashlib.sha256(body).digest(), _ZERO, body))
@@ -100,7 +100,7 @@ def open_sealed(
         padded = material.use(
             call,
             version,
-            lambda handle: call.core.token.decrypt(
+            lambda token, handle: token.decrypt(
                 handle, header.iv, header.body, header.front + _ZERO + context
             ),
         )

@@ -10,9 +10,8 @@ def generate(call: Call, reference: str, algorithm: str, message: bytes) -> tupl
     """The key's id and the HMAC of the message, made in the HSM. DEW: generate-mac."""
     key = access.usable(access.key(call, reference))
     hash_name = kinds.authenticating(key, algorithm)
-    token = call.core.token
     return key.id, material.use(
-        call, material.current(call, key), lambda handle: token.mac(handle, hash_name, message)
+        call, material.current(call, key), lambda token, handle: token.mac(handle, hash_name, message)
     )
 
 

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.domain.core import Call
 from hsmd.domain.publickeys import PublicKey
-from hsmd.hsm import Handle
+from hsmd.hsm import Handle, Token
 from hsmd.store import keys
 from hsmd.store.keys import Key, KeyVersion
 
@@ -33,9 +33,15 @@ def current(call: Call, key: Key) -> KeyVersion:
     return found
 
 
-def use(call: Call, found: KeyVersion, operation: Callable[[Handle], Result]) -> Result:
-    """Run the operation on the version's handle. Raises what it raises, and the token's faults."""
-    return call.core.keyring.use(found.key_id, found.version, found, operation, call.moment)
+def use(call: Call, found: KeyVersion, operation: Callable[[Token, Handle], Result]) -> Result:
+    """Run the operation on the version's handle and the token that holds it.
+
+    Raises what it raises, and the token's faults.
+    """
+    token = call.core.token
+    return call.core.keyring.use(
+        found.key_id, found.version, found, lambda handle: operation(token, handle), call.moment
+    )
 
 
 def public_der(call: Call, key: Key) -> bytes:

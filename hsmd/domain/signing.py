@@ -20,11 +20,10 @@ def sign(
     digest = _is_digest(algorithm, message, message_type)
     key = access.usable(access.key(call, reference))
     row = kinds.signing(key, algorithm)
-    token = call.core.token
     return key.id, material.use(
         call,
         material.current(call, key),
-        lambda handle: token.sign(handle, row, algorithm, message, digest=digest),
+        lambda token, handle: token.sign(handle, row, algorithm, message, digest=digest),
     )
 
 
