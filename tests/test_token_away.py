@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import pytest
 from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import crypto_pb2
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
+from tests import wrapping
 from tests.faults import absent_token, frozen_token, processes
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import MODULE
@@ -88,6 +89,34 @@ def test_a_token_that_is_taken_away_and_returned(soft: Stand) -> None:
         for blob, key in blobs.items():
             assert client.decrypt(blob) == key.encode()
     assert processes(soft) == before
+
+
+def test_imports_while_the_token_is_away(soft: Stand, tmp_path: Path) -> None:
+    """Its keys are loaded for one call each: what is gone is found anew, nothing told but KMS.0104."""
+    with soft.client() as client:
+        key = client.create_key("import", origin="external")
+        made = wrapping.parameters(client, key)
+        request = wrapping.request(tmp_path, made, bytes(range(32)))
+
+        def done(call: Callable[[], object]) -> bool:
+            try:
+                call()
+            except ApiError as error:
+                if error.code != "KMS.0104":
+                    raise
+                return False
+            return True
+
+        for _ in range(2):
+            with absent_token(soft):
+                for call in (
+                    lambda: wrapping.parameters(client, key),
+                    lambda: client.imports.ImportKeyMaterial(request),
+                ):
+                    eventually(lambda: not done(call))  # noqa: B023  # called now
+            eventually(lambda: done(lambda: wrapping.parameters(client, key)))
+        eventually(lambda: done(lambda: client.imports.ImportKeyMaterial(request)))
+        assert client.decrypt(client.encrypt(key, b"data")) == b"data"
 
 
 def answers(client: Client) -> bool:

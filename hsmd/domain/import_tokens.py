@@ -23,6 +23,7 @@ from hsmd.errors import (
     IMPORT_TOKEN_OF_OTHER_KEY,
     Error,
 )
+from hsmd.keyring import with_token_key
 from hsmd.store.keys import Key
 
 _MAGIC = b"HSI\x01"
@@ -67,4 +68,4 @@ def unseal(call: Call, key: Key, token: bytes) -> WrappingKey:
 def _mac(call: Call, key: Key, body: bytes) -> bytes:
     token = call.core.token
     place = f"{key.domain_id}\0{key.project_id}\0".encode()
-    return token.hmac(token.find(CREDENTIAL_KEY_LABEL), _PURPOSE + place + body)
+    return with_token_key(token, CREDENTIAL_KEY_LABEL, lambda key: token.hmac(key, _PURPOSE + place + body))

@@ -32,7 +32,8 @@ from hsmd.errors import (
     TEMPORARY_KEY_INVALID,
     Error,
 )
-from hsmd.hsm import BadData, Handle, ObjectGone, Pair, WrongSize
+from hsmd.hsm import BadData, Handle, Pair, WrongSize
+from hsmd.keyring import with_token_key
 from hsmd.store import Tx
 from hsmd.store import imports as rows
 from hsmd.store import keys as key_rows
@@ -61,7 +62,7 @@ def parameters(call: Call, reference: str) -> Parameters:
     if not token.supports_oaep():
         reason = "this HSM can't do RSAES_OAEP_SHA_256"
         raise Error(PARAMETER_INVALID, name="wrapping_algorithm", reason=reason)
-    pair = token.generate_pair(_WRAPPING, token.find(ROOT_KEY_LABEL))
+    pair = with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate_pair(_WRAPPING, root))
     expires = call.core.clock() + DAY_MILLIS
     sealed = import_tokens.seal(call, key, WrappingKey(pair.wrapped, ROOT_KEY_LABEL), expires)
     return Parameters(key.id, sealed, pair.public_key, expires)
@@ -87,7 +88,11 @@ def import_material(
             PARAMETER_INVALID, name="encrypted_privatekey", reason=f"{row.name} is no key pair, it has none"
         )
     wrapping = import_tokens.unseal(call, key, import_token)
-    made, check = _repeated(call, row, wrapping, material, private_key)
+    made, check = with_token_key(
+        call.core.token,
+        wrapping.root_label,
+        lambda root: _taken_in(call, row, root, wrapping.wrapped, material, private_key),
+    )
     with call.change() as tx:
         key = _awaiting(access.key_for_change(call, tx, key.id))
         earlier = key_rows.get_version(tx, key.id, key.current_version)
@@ -177,21 +182,12 @@ def _give_up(call: Call, tx: Tx, key: Key) -> Key:
     return key
 
 
-def _repeated(
-    call: Call, row: KeyAlgorithm, wrapping: WrappingKey, material: bytes, private_key: bytes
-) -> tuple[Pair, bytes]:
-    """The material under the root key, and its check value; once more when the token was away meanwhile."""
-    try:
-        return _taken_in(call, row, wrapping, material, private_key)
-    except ObjectGone:
-        return _taken_in(call, row, wrapping, material, private_key)
-
-
 def _taken_in(
-    call: Call, row: KeyAlgorithm, wrapping: WrappingKey, material: bytes, private_key: bytes
+    call: Call, row: KeyAlgorithm, root: Handle, wrapping: bytes, material: bytes, private_key: bytes
 ) -> tuple[Pair, bytes]:
+    """The material under the root key, and its check value. `root` has wrapped the key to unwrap it with."""
     token = call.core.token
-    opener = token.unwrap(_WRAPPING, wrapping.wrapped, token.find(wrapping.root_label))
+    opener = token.unwrap(_WRAPPING, wrapping, root)
     try:
         if row.asymmetric:
             made = _pair(call, row, opener, material, private_key)
