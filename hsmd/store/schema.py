@@ -247,7 +247,66 @@ GRANTS = Table(
     Index("ix_grants_list", "key_id", "created", "id"),
 )
 
-# What keeps processes and retries in step; nothing here decides security
+# Where else a key is, kept in its primary region only
+
+REPLICAS = Table(
+    "replicas",
+    METADATA,
+    Column("key_id", ID, ForeignKey("keys.id"), primary_key=True),
+    Column("region", TEXT, primary_key=True),
+    Column("state", TEXT, nullable=False),
+    Column("told", Integer, nullable=False),  # the newest version that it was told to encrypt with
+    Column("share", BigInteger, nullable=False),  # messages that it may encrypt with the version below
+    Column("share_version", Integer, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+)
+
+# Trusted keyspaces: no table of their own, a keyspace is the id that these share
+
+ACCESS_POINTS = Table(
+    "access_points",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("project_id", ID, nullable=False),
+    Column("domain_id", ID, nullable=False),
+    Column("keyspace_id", ID, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("identity", TEXT, nullable=False),
+    Column("cluster_id", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("enabled", FLAG, nullable=False),
+    Column("created_by", ID, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("updated", MILLIS, nullable=False),
+    Column("wrapped", BLOB),  # the private key of a Custom one, and so the next three
+    Column("root_label", TEXT),
+    Column("public_key", BLOB),  # DER SubjectPublicKeyInfo
+    Column("fingerprint", ID, unique=True),  # SHA-256 of it, in hex
+    _seal(),
+    UniqueConstraint("project_id", "keyspace_id", "name"),
+)
+
+KEY_POLICIES = Table(
+    "key_policies",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("project_id", ID, nullable=False),
+    Column("domain_id", ID, nullable=False),
+    Column("keyspace_id", ID, nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("terms", TEXT, nullable=False),  # JSON
+    Column("description", TEXT, nullable=False),
+    Column("created_by", ID, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("updated", MILLIS, nullable=False),
+    Column("accessed", MILLIS),
+    _seal(),
+    UniqueConstraint("project_id", "keyspace_id", "name"),
+)
+
+# What keeps processes and retries in step; no seal: what counts is that a row is there
 
 CHANGES = Table(
     "changes",
@@ -267,6 +326,13 @@ SEQUENCES = Table(
     Column("digest", BLOB, nullable=False),
     Column("result_id", TEXT, nullable=False),
     Column("created", MILLIS, nullable=False, index=True),
+)
+
+ATTESTATIONS = Table(
+    "attestations",
+    METADATA,
+    Column("id", ID, primary_key=True),  # SHA-256, in hex, of what was signed and what tells signatures apart
+    Column("expires", MILLIS, nullable=False, index=True),
 )
 
 LEASES = Table(
