@@ -110,6 +110,8 @@ def checker(descriptor: Descriptor) -> Check:
 def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
     options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
     name = options.name or field.name
+    if options.refused:
+        yield _absence(field, name, options.refused)
     if options.required:
         yield _presence(field, name)
     if options.max:
@@ -139,6 +141,17 @@ def _presence(field: FieldDescriptor, name: str) -> Check:
     def check(message: Any) -> None:
         if not (message.HasField(attribute) if tracked else getattr(message, attribute)):
             raise Error(PARAMETER_MISSING, name=name)
+
+    return check
+
+
+def _absence(field: FieldDescriptor, name: str, reason: str) -> Check:
+    tracked = field.has_presence
+    attribute = field.name
+
+    def check(message: Any) -> None:
+        if message.HasField(attribute) if tracked else getattr(message, attribute):
+            raise Error(PARAMETER_INVALID, name=name, reason=f"{reason}; leave it out")
 
     return check
 

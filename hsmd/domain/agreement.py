@@ -22,9 +22,3 @@ def derive(call: Call, reference: str, peer: bytes) -> tuple[str, bytes]:
         reason = f"the DER SubjectPublicKeyInfo of a point on {row.name} is due"
         raise Error(PARAMETER_INVALID, name="public_key", reason=reason) from error
     return key.id, secret
-
-
-def refuse_recipient() -> None:
-    """Raises Error(PARAMETER_INVALID): answers for an enclave need its attestation checked."""
-    reason = "enclaves are not attested here; leave it out for the secret itself"
-    raise Error(PARAMETER_INVALID, name="recipient", reason=reason)

@@ -85,6 +85,11 @@ _FORMS: dict[int, Callable[[FieldDescriptor], Schema]] = {
         "enum": [str(value.number) for value in enum_type(field).values],
         "description": ", ".join(f"{value.number}: {value.name}" for value in enum_type(field).values),
     },
+    forms.ENUM_INTEGER: lambda field: {
+        "type": "integer",
+        "enum": [value.number for value in enum_type(field).values],
+        "description": ", ".join(f"{value.number}: {value.name}" for value in enum_type(field).values),
+    },
 }
 
 
@@ -235,7 +240,7 @@ def _message(descriptor: Descriptor, schemas: Schema, left_out: set[str]) -> Sch
     required = []
     for field in descriptor.fields:
         options = field_options(field)
-        if options.header or field.name in left_out:
+        if options.header or options.refused or field.name in left_out:
             continue
         properties[json_name(field)] = _field(field, form_of(options), schemas)
         if options.HasField("also"):

@@ -280,6 +280,7 @@ def _scalar(field: FieldDescriptor, form: int) -> Read | None:
         enums: dict[int, Callable[[EnumDescriptor], Read]] = {
             forms.PLAIN: _enum,
             forms.ENUM_NUMBER: _enum_number,
+            forms.ENUM_INTEGER: _enum_number,
         }
         return enums[form](enum_type(field)) if form in enums else None
     readers: dict[tuple[int, int], Read] = {

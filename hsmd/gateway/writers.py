@@ -86,6 +86,7 @@ _SCALARS: dict[tuple[int, int], Write] = {
     (FieldDescriptor.TYPE_MESSAGE, forms.MILLIS_STRING): _millis_text,
     (FieldDescriptor.TYPE_MESSAGE, forms.ISO_TIME): _iso,
     (FieldDescriptor.TYPE_ENUM, forms.ENUM_NUMBER): str,
+    (FieldDescriptor.TYPE_ENUM, forms.ENUM_INTEGER): int,
 }
 _ABSENT: dict[int, Any] = {forms.MILLIS_STRING: "", forms.MILLIS: None}
 

@@ -1,0 +1,411 @@
+"""Every operation of the official SDK's client, and a right call of each: what is held of all, is held by it.
+
+Who adds an operation to hsmd adds its row to RIGHT; tests/test_every_operation.py fails until then. The SDK
+calls it, and bad input of every kind is made of it (tests/test_bad_input_everywhere.py).
+"""
+
+import hashlib
+import http.client
+import inspect
+import json
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import huaweicloudsdkkms.v2 as kms
+
+from hsmd.client import Client
+from hsmd.gateway.options import services
+from hsmd.gateway.routes import Match
+from hsmd.gateway.transcoder import Route, build
+from tests import wrapping
+from tests.calls import fresh
+from tests.specs import Keys
+from tests.stand import Answer, Stand, b64
+
+SOMEBODY = "0123456789abcdef" * 2
+_TREE, _ROUTES = build(services())
+
+
+@dataclass(frozen=True)
+class World:
+    """What right calls are made of. With `own` every key is a new one, so that its state may be changed."""
+
+    stand: Stand
+    client: Client
+    keys: Keys
+    folder: Path
+    own: bool = False
+
+    def key(self, spec: str = "AES_256", usage: str = "") -> str:
+        if self.own:
+            return self.client.create_key(fresh("own"), spec=spec, usage=usage)
+        return self.keys(spec, usage)
+
+    def another(self) -> str:
+        """A key that nobody else has."""
+        return self.client.create_key(fresh("another"))
+
+    def external(self, spec: str = "AES_256") -> str:
+        return self.client.create_key(fresh("external"), spec=spec, origin="external")
+
+    def alone(self) -> "World":
+        return replace(self, own=True)
+
+    def rest(self, operation: str, fields: Mapping[str, object]) -> Any:
+        """What an operation answers that has to come before the one in question."""
+        answer = self.wire.call(OPERATIONS[operation], dict(fields))
+        assert answer.status in (200, 201, 204), answer.raw
+        return answer.json if answer.raw else None
+
+    @cached_property
+    def wire(self) -> "Wire":
+        return Wire(self.stand)
+
+
+# Operations as the SDK has them
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: `template` is its path; `variables`, `query` and `body` are names of its fields in JSON.
+
+    `body` is None where there is none.
+    """
+
+    name: str
+    verb: str
+    template: str
+    variables: tuple[str, ...]
+    query: tuple[str, ...]
+    body: type | None
+    request: type
+
+    @property
+    def route(self) -> Route | None:
+        """Where hsmd serves it; None: nowhere."""
+        found = _TREE.find(self.verb, self.template.replace("{", "x").replace("}", "x"))
+        return found.target if isinstance(found, Match) else None
+
+    @property
+    def body_fields(self) -> tuple[str, ...]:
+        return tuple(self.body.attribute_map.values()) if self.body else ()  # type: ignore[attr-defined]  # each model has it
+
+    def path(self, project: str, fields: Mapping[str, object]) -> str:
+        """Path and query of a call with these fields."""
+        path = self.template.replace("{project_id}", project)
+        for name in self.variables:
+            path = path.replace("{" + name + "}", quote(str(fields[name]), safe=""))
+        query = {name: fields[name] for name in self.query if name in fields}
+        return f"{path}?{urlencode(query)}" if query else path
+
+    def payload(self, fields: Mapping[str, object]) -> dict[str, object] | None:
+        """The body of a call with these fields; what is no part of the path or the query is part of it."""
+        if self.body is None:
+            return None
+        elsewhere = {*self.variables, *self.query} - set(self.body_fields)
+        return {name: value for name, value in fields.items() if name not in elsewhere}
+
+    def sdk_request(self, fields: Mapping[str, object]) -> Any:
+        """The same as the SDK's own request object."""
+        tree: dict[str, object] = {
+            name: fields[name] for name in (*self.variables, *self.query) if name in fields
+        }
+        if self.body is not None:
+            tree["body"] = self.payload(fields)
+        return _model(self.request.__name__, tree)
+
+
+def _model(kind: str, value: Any) -> Any:
+    """The SDK's object of a JSON value."""
+    if inner := re.fullmatch(r"list\[(\w+)\]", kind):
+        return [_model(inner[1], each) for each in value]
+    model = getattr(kms, kind, None)
+    if model is None:
+        return value
+    names = {json_name: name for name, json_name in model.attribute_map.items()}
+    made = {names[name]: _model(model.openapi_types[names[name]], each) for name, each in value.items()}
+    return model(**made)
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+@cache
+def _all() -> dict[str, Operation]:
+    found = {}
+    for name, method in inspect.getmembers(kms.KmsClient, inspect.isfunction):
+        if name.startswith("_") or f"{name}_invoker" not in kms.KmsClient.__dict__:
+            continue
+        assert list(inspect.signature(method).parameters) == ["self", "request"]
+        request = getattr(kms, f"{_camel(name)}Request")
+        http_info = getattr(kms.KmsClient, f"_{name}_http_info")(request())
+        kind = request.openapi_types.get("body")
+        query = {each for each, _ in http_info["query_params"]}
+        names = set(request.attribute_map.values()) - {"body"}
+        found[name] = Operation(
+            name=name,
+            verb=http_info["method"],
+            template=http_info["resource_path"],
+            variables=tuple(sorted(each for each in names if "{" + each + "}" in http_info["resource_path"])),
+            query=tuple(sorted(names & query)),
+            body=getattr(kms, kind) if kind else None,
+            request=request,
+        )
+    return found
+
+
+OPERATIONS: dict[str, Operation] = _all()
+
+
+# Over REST
+
+
+class Wire:
+    """One connection to the gateway, kept open, for tests of thousands of calls."""
+
+    def __init__(self, stand: Stand, token: str | None = None, project: str = "") -> None:
+        self._stand = stand
+        self._token = stand.token() if token is None else token
+        self._project = project or stand.dev.project_id
+        context = ssl.create_default_context(cafile=str(stand.dev.ca))
+        self._connection = http.client.HTTPSConnection(
+            stand.dev.rest.removeprefix("https://"), timeout=60, context=context
+        )
+
+    def call(self, operation: Operation, fields: Mapping[str, object]) -> Answer:
+        """A call of the operation with these fields."""
+        payload = operation.payload(fields)
+        body = None if payload is None else json.dumps(payload).encode()
+        return self.send(operation.verb, operation.path(self._project, fields), body)
+
+    def send(self, verb: str, path: str, body: bytes | None) -> Answer:
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["X-Auth-Token"] = self._token
+        try:
+            self._connection.request(verb, path, body, headers)
+            response = self._connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        except (http.client.HTTPException, ConnectionError):
+            self._connection.close()
+            raise
+
+
+# A right call of each
+
+Fields = dict[str, object]
+Right = Callable[[World], Fields]
+DEK = bytes(range(32))
+
+
+def _grant(world: World, **fields: object) -> Fields:
+    own = {
+        "key_id": world.key(),
+        "grantee_principal": SOMEBODY,
+        "grantee_principal_type": "user",
+        "operations": ["encrypt-data", "describe-key"],
+        "name": "right",
+        "retiring_principal": world.stand.dev.user_id,
+    }
+    return {**own, **fields}
+
+
+def _given(world: World) -> Fields:
+    """A grant that there is."""
+    key = world.key()
+    made = world.rest("create_grant", _grant(world, key_id=key))
+    return {"key_id": key, "grant_id": made["grant_id"]}
+
+
+def _alias(world: World, key: str) -> str:
+    alias = f"alias/{fresh()}"
+    world.rest("create_alias", {"key_id": key, "alias": alias})
+    return alias
+
+
+def _aliased(world: World) -> Fields:
+    key = world.key()
+    return {"key_id": key, "aliases": [_alias(world, key)]}
+
+
+def _rotated(world: World, **fields: object) -> Fields:
+    key = world.another()
+    world.rest("enable_key_rotation", {"key_id": key})
+    world.rest("rotate_on_demand", {"key_id": key})
+    return {"key_id": key, **fields}
+
+
+def _tagged(world: World, **fields: object) -> Fields:
+    key = world.another()
+    world.rest("create_kms_tag", {"key_id": key, "tag": {"key": "colour", "value": "blue"}})
+    return {"key_id": key, **fields}
+
+
+def _data_key(world: World, **fields: object) -> Fields:
+    key = world.key()
+    made = world.rest("create_datakey", {"key_id": key, "datakey_length": "256"})
+    return {"key_id": key, "cipher_text": made["cipher_text"], "datakey_cipher_length": "32", **fields}
+
+
+def _shared(world: World) -> Fields:
+    peer = wrapping.openssl("pkey", "-pubout", "-outform", "DER", given=wrapping.private_key("EC_P256"))
+    key = world.key("EC_P256", "KEY_AGREEMENT")
+    return {"key_id": key, "key_agreement_algorithm": "ECDH", "public_key": b64(peer)}
+
+
+def _material(world: World) -> Fields:
+    made = wrapping.request(world.folder, wrapping.parameters(world.client, world.external()), DEK)
+    return {
+        "key_id": made.key_id,
+        "import_token": b64(made.import_token),
+        "encrypted_key_material": b64(made.encrypted_key_material),
+    }
+
+
+def _imported(world: World) -> Fields:
+    fields = _material(world)
+    world.rest("import_key_material", fields)
+    return {"key_id": fields["key_id"]}
+
+
+def _disabled(world: World) -> Fields:
+    key = world.another()
+    world.client.disable(key)
+    return {"key_id": key}
+
+
+def _leaving(world: World) -> Fields:
+    key = world.another()
+    world.client.schedule_deletion(key, 7)
+    return {"key_id": key}
+
+
+def _re_encrypted(world: World) -> Fields:
+    source = world.another()
+    return {
+        "source_key_id": source,
+        "source_encryption_algorithm": "SYMMETRIC_DEFAULT",
+        "destination_key_id": world.key(),
+        "destination_encryption_algorithm": "SYMMETRIC_DEFAULT",
+        "cipher_text": b64(world.client.encrypt(source, b"text")),
+    }
+
+
+def _encrypted(world: World) -> Fields:
+    key = world.key()
+    return {"key_id": key, "cipher_text": b64(world.client.encrypt(key, b"text"))}
+
+
+def _to_sign(world: World) -> Fields:
+    return {
+        "key_id": world.key("EC_P256"),
+        "message": b64(b"text"),
+        "message_type": "RAW",
+        "signing_algorithm": "ECDSA_SHA_256",
+    }
+
+
+def _signed(world: World) -> Fields:
+    fields = _to_sign(world)
+    return {**fields, "signature": world.rest("sign", fields)["signature"]}
+
+
+def _to_authenticate(world: World) -> Fields:
+    return {"key_id": world.key("HMAC_256"), "mac_algorithm": "HMAC_SHA_256", "message": b64(b"text")}
+
+
+def _authenticated(world: World) -> Fields:
+    fields = _to_authenticate(world)
+    return {**fields, "mac": world.rest("generate_mac", fields)["mac"]}
+
+
+RIGHT: dict[str, Right] = {
+    "associate_alias": lambda world: {
+        "alias": _alias(world, world.another()),
+        "target_key_id": world.key(),
+    },
+    "batch_create_kms_tags": lambda world: {
+        "key_id": world.another(),
+        "tags": [{"key": "colour", "value": "blue"}, {"key": "shape", "value": ""}],
+        "action": "create",
+    },
+    "cancel_grant": _given,
+    "cancel_key_deletion": _leaving,
+    "cancel_self_grant": _given,
+    "create_alias": lambda world: {"key_id": world.another(), "alias": f"alias/{fresh()}"},
+    "create_datakey": lambda world: {"key_id": world.key(), "key_spec": "AES_256"},
+    "create_datakey_without_plaintext": lambda world: {"key_id": world.key(), "key_spec": "AES_256"},
+    "create_ec_datakey_pair": lambda world: {
+        "key_id": world.key(),
+        "key_spec": "ECC_NIST_P256",
+        "with_plain_text": True,
+    },
+    "create_grant": _grant,
+    "create_key": lambda _world: {"key_alias": fresh(), "key_spec": "AES_256"},
+    "create_kms_tag": lambda world: {"key_id": world.another(), "tag": {"key": "colour", "value": "blue"}},
+    "create_parameters_for_import": lambda world: {
+        "key_id": world.external(),
+        "wrapping_algorithm": "RSAES_OAEP_SHA_256",
+    },
+    "create_random": lambda _world: {"random_data_length": "64"},
+    "create_rsa_datakey_pair": lambda world: {
+        "key_id": world.key(),
+        "key_spec": "RSA_2048",
+        "with_plain_text": True,
+    },
+    "decrypt_data": _encrypted,
+    "decrypt_datakey": _data_key,
+    "delete_alias": _aliased,
+    "delete_imported_key_material": _imported,
+    "delete_key": lambda world: {"key_id": world.another(), "pending_days": "7"},
+    "delete_tag": lambda world: _tagged(world, key="colour"),
+    "derive_shared_secret": _shared,
+    "disable_key": lambda world: {"key_id": world.another()},
+    "disable_key_rotation": _rotated,
+    "enable_key": _disabled,
+    "enable_key_rotation": lambda world: {"key_id": world.another()},
+    "encrypt_data": lambda world: {"key_id": world.key(), "plain_text": "text"},
+    "encrypt_datakey": lambda world: {
+        "key_id": world.key(),
+        "plain_text": (DEK + hashlib.sha256(DEK).digest()).hex(),
+        "datakey_plain_length": "32",
+    },
+    "generate_mac": _to_authenticate,
+    "import_key_material": _material,
+    "list_aliases": lambda world: {"key_id": _aliased(world)["key_id"]},
+    "list_grants": lambda world: {"key_id": _given(world)["key_id"], "limit": "1000"},
+    "list_key_detail": lambda world: {"key_id": world.key()},
+    "list_keys": lambda _world: {"limit": "10"},
+    "list_kms_by_tags": lambda world: {
+        "resource_instances": "resource_instances",
+        "action": "filter",
+        "limit": "10",
+        "offset": "0",
+        "tags": [{"key": "colour", "values": ["blue"]}] if _tagged(world) else [],
+    },
+    "list_kms_tags": lambda world: _tagged(world) and {},
+    "list_retirable_grants": lambda world: {"limit": "1000"} if _given(world) else {},
+    "re_encrypt": _re_encrypted,
+    "rotate_on_demand": lambda world: {"key_id": world.another()},
+    "show_key_rotation_status": _rotated,
+    "show_kms_tags": _tagged,
+    "show_public_key": lambda world: {"key_id": world.key("EC_P256")},
+    "show_user_instances": lambda _world: {},
+    "show_user_quotas": lambda _world: {},
+    "show_version": lambda _world: {"version_id": "v1.0"},
+    "show_versions": lambda _world: {},
+    "sign": _to_sign,
+    "update_key_alias": lambda world: {"key_id": world.another(), "key_alias": fresh()},
+    "update_key_description": lambda world: {"key_id": world.key(), "key_description": "described"},
+    "update_key_rotation_interval": lambda world: _rotated(world, rotation_interval=90),
+    "validate_signature": _signed,
+    "verify_mac": _authenticated,
+}
+SERVED = sorted(name for name, operation in OPERATIONS.items() if operation.route)
