@@ -18,6 +18,7 @@ link.py        loss, hanging, reconnection
 desk.py        a thread's session and the border where faults are translated
 loading.py     keys on their way in and out, wrapped
 pairs.py       the door's half for key pairs and HMACs
+kept.py        the same for keys that stay in the token
 token.py       the door: Token
 """
 

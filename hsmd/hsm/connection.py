@@ -53,6 +53,7 @@ class Connection:
     seen: set[str]  # labels of token objects: all that were there at the login, or found since
     anchor_lock: threading.Lock = field(default_factory=threading.Lock)
     labelled: dict[str, Handle] = field(default_factory=dict)  # token objects found so far
+    kept: dict[str, Handle] = field(default_factory=dict)  # the same of keys that stay here, see kept.py
 
     def open_session(self, *, write: bool = False) -> Session:
         """A session of this process's login. Raises PKCS11Error."""

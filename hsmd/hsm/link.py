@@ -68,6 +68,8 @@ class Settings:
     on_lost: Callable[[], None]
     on_stuck: Callable[[int], None]
     refusal: Refusal
+    name: str
+    apart: bool
 
 
 class Link:
@@ -176,7 +178,7 @@ class Link:
         if self.calls.others():
             raise Error(UNAVAILABLE, reason="calls are still inside the HSM's module")
         if self._module is None:
-            self._module = Module(self.settings.address.module_path)
+            self._module = Module(self.settings.address.module_path, apart=self.settings.apart)
         if self._module.pid != os.getpid():
             raise TokenRefused("the HSM was connected before this process was forked")
         self._enter()
@@ -227,7 +229,8 @@ class Link:
         if (state, detail) != (self._state, self._detail):
             _log.log(
                 logging.INFO if state == "connected" else logging.WARNING,
-                "The HSM token is %s%s",
+                "The HSM token%s is %s%s",
+                self.settings.name and f" of {self.settings.name}",
                 state,
                 detail and f": {detail}",
             )

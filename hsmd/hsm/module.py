@@ -4,12 +4,13 @@ Past the library go:
 - C_Initialize, since the library passes NULL, by which it promises that only one thread will call
   (PKCS#11 2.40, 5.4); SoftHSM2 then takes no locks and breaks within a second of two threads.
 - C_Finalize, which the library calls without letting other threads run.
-- the calls that make an object: the library builds a Python class for each (60 to 70 µs of 95), and
+- the calls that make or find an object: the library builds a Python class for each (60 to 70 µs of 95), and
   destroys no object but by that class. Here handles are numbers.
 """
 
 import ctypes
 import os
+import shutil
 from collections.abc import Mapping
 from ctypes import POINTER, byref, c_ulong, c_void_p
 from pathlib import Path
@@ -77,6 +78,9 @@ _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_DestroyObject": (23, (_SESSION, _OBJECT)),
     "C_GetAttributeValue": (25, (_SESSION, _OBJECT, *_TEMPLATE)),
     "C_SetAttributeValue": (26, (_SESSION, _OBJECT, *_TEMPLATE)),
+    "C_FindObjectsInit": (27, (_SESSION, *_TEMPLATE)),
+    "C_FindObjects": (28, (_SESSION, POINTER(_OBJECT), c_ulong, POINTER(c_ulong))),
+    "C_FindObjectsFinal": (29, (_SESSION,)),
     "C_GenerateKey": (59, (_SESSION, POINTER(_Mechanism), *_TEMPLATE, POINTER(_OBJECT))),
     "C_GenerateKeyPair": (
         60,
@@ -106,13 +110,18 @@ class Template:
 
 
 class Module:
-    """A loaded module. It belongs to the process that made it: not to be used after a fork (2.40, 2.5.2)."""
+    """A loaded module. It belongs to the process that made it: not to be used after a fork (2.40, 2.5.2).
 
-    def __init__(self, path: Path) -> None:
+    `apart` loads an instance of it for this object alone, with its own C_Initialize and C_Finalize, however
+    often the module is loaded in this process already (docs/decisions/0009).
+    """
+
+    def __init__(self, path: Path, *, apart: bool = False) -> None:
         try:
-            ctypes.CDLL(str(path))  # held for good: threads may be inside when python-pkcs11 lets go of it
+            loaded = _copy(path) if apart else str(path)
+            ctypes.CDLL(loaded)  # held for good: threads may be inside when python-pkcs11 lets go of it
             # Made without its __init__, which would C_Initialize(NULL).
-            self._lib = _pkcs11.lib.__new__(_pkcs11.lib, str(path))  # type: ignore[call-arg]  # its __cinit__
+            self._lib = _pkcs11.lib.__new__(_pkcs11.lib, loaded)  # type: ignore[call-arg]  # its __cinit__
         except (OSError, PKCS11Error) as error:
             raise TokenRefused(f"the PKCS#11 module {path} can't be loaded: {error}") from error
         self.path = path
@@ -206,6 +215,16 @@ class Module:
         )
         return made.value
 
+    def find(self, session: Session, template: Template, most: int) -> list[int]:
+        """C_FindObjects: the handles of at most `most` objects with these attributes. Raises PKCS11Error."""
+        number, found, count = _number(session), (c_ulong * most)(), c_ulong()
+        check(self._call["C_FindObjectsInit"](number, template.array, template.count))
+        try:
+            check(self._call["C_FindObjects"](number, found, most, byref(count)))
+        finally:
+            check(self._call["C_FindObjectsFinal"](number))
+        return list(found[: count.value])
+
     def destroy(self, session: Session, handle: int) -> None:
         """C_DestroyObject. Raises PKCS11Error."""
         check(self._call["C_DestroyObject"](_number(session), handle))
@@ -221,6 +240,17 @@ class Module:
         check(self._call["C_GetAttributeValue"](_number(session), handle, byref(wanted), 1))
         length: int = wanted.length
         return b"" if length == _CK_UNAVAILABLE_INFORMATION else buffer.raw[:length]
+
+
+def _copy(path: Path) -> str:
+    """The name of a copy in memory: a file of its own, so that the loader makes an instance of its own.
+
+    It stays open for good, as its name must not come to mean another copy.
+    """
+    copy = os.memfd_create(path.name, os.MFD_CLOEXEC)
+    with path.open("rb") as file, os.fdopen(os.dup(copy), "wb") as into:
+        shutil.copyfileobj(file, into)
+    return f"/proc/self/fd/{copy}"
 
 
 def _mechanism(mechanism: Mechanism, parameter: ctypes.Structure | None) -> _Mechanism:

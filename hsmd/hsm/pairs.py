@@ -74,10 +74,7 @@ class PairWork(ABC):
 
     def supports(self, row: KeyAlgorithm) -> bool:
         """Whether keys of this row can be made and used, by the last probe."""
-        needed = _NEEDS.get(row.kind, (row.name,))
-        if row.kind == "generic-secret" and row.bits in (384, 512):
-            needed = (f"hmac-sha-{row.bits}",)
-        return self._has("aes-key-wrap-kwp", "unwrapped-stays-inside", *needed)
+        return self._has("aes-key-wrap-kwp", "unwrapped-stays-inside", *needed(row))
 
     def supports_oaep(self) -> bool:
         """Whether RSAES-OAEP with SHA-256 is done: by the token, or, unless refused, decoded here."""
@@ -97,7 +94,7 @@ class PairWork(ABC):
         self._expect(row)
         with self._patience(), self._call(root) as desk, _newborn(desk, row) as (public, private):
             wrapped = operations.wrap(desk.session, key_wrap(desk.connection), desk.object, private)
-            return Pair(wrapped, _public_key(desk, row, public))
+            return Pair(wrapped, public_key(desk, row, public))
 
     def generate_exportable_pair(self, row: KeyAlgorithm) -> tuple[bytes, bytes]:
         """A pair to be given away: the private key as DER PKCS#8, the public one as SubjectPublicKeyInfo.
@@ -111,6 +108,22 @@ class PairWork(ABC):
             with passing(desk, wrapper), _newborn(desk, row) as (_, private):
                 wrapped = operations.wrap(desk.session, key_wrap(desk.connection), wrapper, private)
         return _opened(value, wrapped)
+
+    def disclose_pair(self, row: KeyAlgorithm, wrapped: bytes, root: Handle) -> tuple[bytes, bytes]:
+        """The same of a pair that is kept wrapped by the root key, for pairs that were made to be given away.
+
+        Raises BadData when it can't be unwrapped.
+        """
+        value = os.urandom(32)
+        with self._call(root, blob=True) as desk:
+            module, wrap = desk.connection.module, key_wrap(desk.connection)
+            template = templates.candidate(row, said=desk.connection.found.extractable_said)
+            wrapper = module.create(desk.session, templates.wrapper(value))
+            with passing(desk, wrapper):
+                key = module.unwrap(desk.session, wrap, desk.object, wrapped, template)
+                with passing(desk, key):
+                    taken = operations.wrap(desk.session, wrap, wrapper, key)
+        return _opened(value, taken)
 
     def import_pair(self, row: KeyAlgorithm, encrypted_pkcs8: bytes, kek: Handle, root: Handle) -> Pair:
         """A private RSA or EC key from outside: PKCS#8 under an AES key by KWP, unwrapped inside the token.
@@ -272,7 +285,15 @@ def _newborn(desk: Desk, row: KeyAlgorithm) -> Iterator[tuple[int, int]]:
         yield public, private
 
 
-def _public_key(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
+def needed(row: KeyAlgorithm) -> tuple[str, ...]:
+    """Names of what a token must be able to do for keys of this row, beyond wrapping them."""
+    if row.kind == "generic-secret" and row.bits in (384, 512):
+        return (f"hmac-sha-{row.bits}",)
+    return _NEEDS.get(row.kind, (row.name,))
+
+
+def public_key(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
+    """The SubjectPublicKeyInfo of an object. Raises PKCS11Error, BadData."""
     return points.public_key(row, partial(desk.connection.module.read, desk.session, key))
 
 
@@ -280,7 +301,7 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
     """The public key of a private one, as import_pair tells."""
     session, module = desk.session, desk.connection.module
     if row.kind == "rsa":
-        publics = [_public_key(desk, row, key)]
+        publics = [public_key(desk, row, key)]
     else:
         if module.read(session, key, Attribute.EC_PARAMS, _LONGEST_CURVE) != row.curve:
             raise BadData("a key of another curve")

@@ -188,6 +188,20 @@ def root_key(label: str) -> Template:
     return secret("aes", _WRAP, more={**_token_object(label), Attribute.VALUE_LEN: 32})
 
 
+def kept(row: KeyAlgorithm, label: str) -> Template:
+    """A key that stays in the token, at work there: the secret, or the private half of a pair."""
+    more = _token_object(label)
+    if row.asymmetric:
+        return private(row.kind, _PAIR_USES[row.kind], more=more)
+    return secret(row.kind, _USES[row.kind], more={**more, Attribute.VALUE_LEN: row.bits // 8})
+
+
+def is_kept(label: str, row: KeyAlgorithm | None = None) -> Template:
+    """What such a key is found by; without a row, all objects of that label."""
+    kind = ObjectClass.PRIVATE_KEY if row and row.asymmetric else ObjectClass.SECRET_KEY
+    return Template({**({Attribute.CLASS: kind} if row else {}), **_token_object(label)})
+
+
 def hmac_key(label: str) -> Template:
     """A token object that makes HMACs."""
     return secret("generic-secret", _MAC, more={**_token_object(label), Attribute.VALUE_LEN: 32})
@@ -230,6 +244,7 @@ _CANDIDATES = {
 UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
 # Said of an unwrapped key afterwards, to tokens that don't listen while unwrapping.
 CONFINED = Template({Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False})
+PERSISTING = Template({Attribute.TOKEN: True})
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
 _CANDIDATE_SECRET = {said: secret("generic-secret", (), extractable=said or None) for said in (True, False)}
 _TRIAL_UNWRAPPED = {said: secret("aes", _CIPHER, extractable=said or None) for said in (True, False)}

@@ -19,10 +19,10 @@ from hsmd.hsm.connection import locked, persisting
 from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
+from hsmd.hsm.kept import KeptWork
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
-from hsmd.hsm.pairs import PairWork
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
 
@@ -34,7 +34,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-class Token(PairWork):
+class Token(KeptWork):
     """One token, used by all threads of this process. All sizes are bytes, all times seconds.
 
     `pin` stays in memory and is tried once: after a refusal nobody tries again who was given the same
@@ -43,7 +43,9 @@ class Token(PairWork):
     longest wait for one answer; who passes it makes the token *unresponsive*. `on_lost` is called once for
     each lost connection, `on_stuck` with the number of threads stuck inside the module whenever it
     changes; both by the watch thread, so they must be quick. `oaep_fallback`: whether RSAES-OAEP may be
-    decoded here, not in the token, where the token can't (see oaep.py). Work with key pairs: pairs.py.
+    decoded here, not in the token, where the token can't (see oaep.py). `name` is what the log calls it, and
+    `apart` keeps it from all other tokens of the same module (see Module). Work with key pairs: pairs.py;
+    with keys that stay in the token: kept.py.
 
     Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
     Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
@@ -61,6 +63,8 @@ class Token(PairWork):
         on_stuck: Callable[[int], None] = _nothing,
         oaep_fallback: bool = True,
         refusal: Refusal | None = None,
+        name: str = "",
+        apart: bool = False,
     ) -> None:
         settings = Settings(
             address,
@@ -70,6 +74,8 @@ class Token(PairWork):
             on_lost,
             on_stuck,
             Refusal() if refusal is None else refusal,
+            name,
+            apart,
         )
         self._link = Link(settings, pin)
         self._oaep_fallback = oaep_fallback
@@ -122,6 +128,11 @@ class Token(PairWork):
             yield
         finally:
             desk.until = before
+
+    @property
+    def left(self) -> float:
+        """Seconds that `within` leaves to this thread."""
+        return max(self._desk().until - monotonic(), 0.0)
 
     def alive(self) -> None:
         """Use the token in earnest (random numbers and an HMAC)."""
@@ -248,6 +259,9 @@ class Token(PairWork):
 
     def _call(self, key: Handle, *, blob: bool = False) -> Desk:
         return self._desk().call(key, blob=blob)
+
+    def _lost(self, desk: Desk, reason: str) -> Error:
+        return self._link.lost(desk.connection, NoSuchKey(reason))
 
     def _destroy_withdrawn(self) -> None:
         """Destroy what was withdrawn, but for what a thread is inside with; whatever the caller's time."""

@@ -1,0 +1,102 @@
+"""The door's third part: keys that are token objects and stay in the token, found by their label."""
+
+from abc import abstractmethod
+
+from hsmd.algorithms import KeyAlgorithm
+from hsmd.errors import SPEC_INVALID, UNAVAILABLE, Error
+from hsmd.hsm import templates
+from hsmd.hsm.connection import Connection
+from hsmd.hsm.desk import Desk
+from hsmd.hsm.handles import Handle
+from hsmd.hsm.loading import passing
+from hsmd.hsm.pairs import PairWork, needed, public_key
+from hsmd.hsm.templates import PAIR_GENERATORS
+
+_MOST_KNOWN = 100_000  # handles remembered; beyond, the one found first is looked for anew
+_SEVERAL = 16  # objects of one label destroyed at once
+
+
+class KeptWork(PairWork):
+    """What Token does with keys that it keeps: sensitive, never extractable. Faults as with all of Token."""
+
+    @abstractmethod
+    def _lost(self, desk: Desk, reason: str) -> Error:
+        """The connection counts as lost from now on."""
+
+    def keeps(self, row: KeyAlgorithm) -> bool:
+        """Whether such keys of this row can be made and used, by the last probe."""
+        return self._has(*needed(row))
+
+    def make_kept(self, row: KeyAlgorithm, label: str) -> bytes | None:
+        """Make a key of that label, which nobody has yet; a pair's public key as SubjectPublicKeyInfo.
+
+        Raises Error(SPEC_INVALID) when the token can't do such keys.
+        """
+        if not self.keeps(row):
+            raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
+        template = templates.kept(row, label)
+        with self._patience(), self._desk().call() as desk:
+            connection = desk.connection
+            session, module = connection.open_session(write=True), connection.module
+            try:
+                if not row.asymmetric:
+                    module.generate(session, templates.GENERATORS[row.kind], template)
+                    return None
+                curve = connection.found.edwards_curve if row.kind == "edwards" else row.curve
+                newborn = templates.newborn_public(row, curve)
+                public, _ = module.generate_pair(session, PAIR_GENERATORS[row.kind], newborn, template)
+                with passing(desk, public):
+                    return public_key(desk, row, public)
+            finally:
+                session.close()
+
+    def find_kept(self, row: KeyAlgorithm, label: str) -> Handle:
+        """The key of that label. Raises Error(UNAVAILABLE) unless there is exactly one."""
+        with self._desk().call() as desk:
+            connection = desk.connection
+            known = connection.kept.get(label)
+            if known is None or known.value not in connection.handles.objects:
+                wanted = templates.is_kept(label, row)
+                found = connection.module.find(desk.session, wanted, 2)
+                if not found:
+                    raise self._gone(desk, label)
+                if len(found) > 1:
+                    raise Error(UNAVAILABLE, reason=f"the HSM holds several keys labelled {label}")
+                known = connection.kept[label] = connection.handles.admit(found[0])
+                _bound(connection)
+            return known
+
+    def destroy_kept(self, label: str) -> int:
+        """Destroy whatever has that label, for good; how many objects. None is well: they were destroyed."""
+        with self._desk().call() as desk:
+            connection = desk.connection
+            _forget(connection, label)
+            session = connection.open_session(write=True)
+            try:
+                found = connection.module.find(session, templates.is_kept(label), _SEVERAL)
+                for each in found:
+                    connection.module.destroy(session, each)
+            finally:
+                session.close()
+            return len(found)
+
+    def _gone(self, desk: Desk, label: str) -> Error:
+        """The fault of a key that is not there; the token is lost if nothing is.
+
+        SoftHSM2 whose folder was away keeps its objects dead: only a new connection helps.
+        """
+        reason = f"the HSM holds no key labelled {label}"
+        if desk.connection.module.find(desk.session, templates.PERSISTING, 1):
+            return Error(UNAVAILABLE, reason=reason)
+        return self._lost(desk, reason)
+
+
+def _forget(connection: Connection, label: str) -> None:
+    known = connection.kept.pop(label, None)
+    if known is not None:
+        connection.handles.withdraw(known)
+
+
+def _bound(connection: Connection) -> None:
+    while len(connection.kept) > _MOST_KNOWN:
+        _forget(connection, next(iter(connection.kept)))
