@@ -121,6 +121,11 @@ class Operation:
         return _model(self.request.__name__, tree)
 
 
+def is_served(verb: str, path: str) -> bool:
+    """Whether there is anything at this verb and path."""
+    return isinstance(_TREE.find(verb, path), Match)
+
+
 def _model(kind: str, value: Any) -> Any:
     """The SDK's object of a JSON value."""
     if inner := re.fullmatch(r"list\[(\w+)\]", kind):
@@ -170,13 +175,14 @@ OPERATIONS: dict[str, Operation] = _all()
 class Wire:
     """One connection to the gateway, kept open, for tests of thousands of calls."""
 
-    def __init__(self, stand: Stand, token: str | None = None, project: str = "") -> None:
-        self._stand = stand
+    def __init__(
+        self, stand: Stand, token: str | None = None, project: str = "", *, source: str = "127.0.0.1"
+    ) -> None:
         self._token = stand.token() if token is None else token
         self._project = project or stand.dev.project_id
         context = ssl.create_default_context(cafile=str(stand.dev.ca))
         self._connection = http.client.HTTPSConnection(
-            stand.dev.rest.removeprefix("https://"), timeout=60, context=context
+            stand.dev.rest.removeprefix("https://"), timeout=60, context=context, source_address=(source, 0)
         )
 
     def call(self, operation: Operation, fields: Mapping[str, object]) -> Answer:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hsmd.client import ApiError, Client
 from hsmd.client.errors import from_rpc
+from hsmd.gateway.options import services
 from hsmd.pb.v1 import crypto_pb2, keys_pb2
 from tests.calls import STATUSES, Operation, fresh, record, records, refusal, refused, snapshot
 from tests.stand import Answer, Stand, b64, eventually
@@ -298,15 +299,7 @@ def raw(stand: Stand) -> Iterator[Raw]:
     one.channel.close()
 
 
-METHODS = (
-    *("Keys/CreateKey", "Keys/DescribeKey", "Keys/ListKeys", "Keys/EnableKey", "Keys/DisableKey"),
-    *("Keys/UpdateKeyAlias", "Keys/UpdateKeyDescription", "Keys/CountKeys", "Keys/ShowQuotas"),
-    *("Deletion/ScheduleKeyDeletion", "Deletion/CancelKeyDeletion", "Crypto/EncryptData"),
-    *("Crypto/DecryptData", "Crypto/GenRandom", "DataKeys/CreateDataKey", "DataKeys/EncryptDataKey"),
-    *("DataKeys/CreateDataKeyWithoutPlaintext", "DataKeys/DecryptDataKey", "Identity/CreateToken"),
-    *("Identity/ListProjects", "Identity/ListDomains", "Identity/ListRegions", "Service/ListVersions"),
-    *("Service/ShowVersion", "Service/GetStatus"),
-)
+METHODS = sorted(f"{service.name}/{method.name}" for service in services() for method in service.methods)
 NO_MESSAGES = (
     b"\xff",
     b"\x00",

@@ -1,12 +1,15 @@
 """Every method of the official SDK's client, called for real, its answer held to the SDK's own types."""
 
 import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 import huaweicloudsdkkms.v2 as kms
 import pytest
 
 from hsmd.client import Client
+from hsmd.gateway.options import json_name
 from tests.operations import OPERATIONS, RIGHT, SERVED, World
 from tests.specs import Keys
 from tests.stand import Stand
@@ -91,3 +94,24 @@ def test_called(sdk: kms.KmsClient, world: World, name: str) -> None:
     checked(answer, absent=_ABSENT)
     invoker = getattr(sdk, f"{name}_invoker")(operation.sdk_request(RIGHT[name](world)))
     assert invoker.invoke().status_code == answer.status_code
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_every_field_of_the_sdk_is_known(name: str) -> None:
+    """A field that is not known would be passed over; one that can't be honoured is refused instead."""
+    operation = OPERATIONS[name]
+    assert operation.route is not None
+    message = operation.route.method.input_type
+    known = {json_name(field): field for field in message.fields}
+    assert {*operation.variables, *operation.query} <= known.keys()
+    if operation.body:
+        _check_known(operation.body, message)
+
+
+def _check_known(model: Any, message: Any) -> None:
+    known = {json_name(field): field for field in message.fields}
+    for attribute, name in model.attribute_map.items():
+        assert name in known, f"{model.__name__}.{name} would be passed over"
+        kind = re.sub(r"list\[(\w+)\]", r"\1", model.openapi_types[attribute])
+        if inner := getattr(kms, kind, None):
+            _check_known(inner, known[name].message_type)

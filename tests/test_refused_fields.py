@@ -33,6 +33,7 @@ _VALUES: dict[str, tuple[object, ...]] = {
         "x",
         7,
     ),
+    "key_spec": ("RSA", "AES_256", "x" * 5000, 7, []),
     "vm_id": ("x", "0" * 36, "x" * 5000, 7, {}),
 }
 
@@ -51,7 +52,8 @@ REFUSED = sorted(_refused_fields())
 
 def test_which_fields_they_are() -> None:
     assert {name for name, field in REFUSED if field == "recipient"} == _FOR_ENCLAVES
-    assert {(name, field) for name, field in REFUSED if field != "recipient"} == {("create_key", "vm_id")}
+    others = {(name, field) for name, field in REFUSED if field != "recipient"}
+    assert others == {("create_key", "vm_id"), ("encrypt_datakey", "key_spec")}
     for name, operation in OPERATIONS.items():
         for field in ("recipient", "vm_id"):
             if field in operation.body_fields:
