@@ -25,6 +25,7 @@ from tests.stand import Stand, Tenant, eventually
 
 SOMEBODY = "0123456789abcdef" * 2
 NO_GRANT = "0" * 64
+ECDSA, HMAC = "ECDSA_SHA_256", "HMAC_SHA_256"
 
 
 def number(operation: str) -> Any:
@@ -93,16 +94,28 @@ def looking(stand: Stand, reader: Tenant) -> Iterator[Client]:
 
 @dataclass
 class Things:
-    """A key, and what its owner made by it."""
+    """A key, and what its owner made by it: what its kind makes."""
 
     key: str
-    blob: bytes
-    wrapped: bytes
+    blob: bytes = b""
+    wrapped: bytes = b""
+    signature: bytes = b""
+    mac: bytes = b""
 
 
 def make(client: Client) -> Things:
     key = client.create_key(fresh())
     return Things(key, client.encrypt(key, b"text"), client.create_data_key(key)[1])
+
+
+def make_pair(client: Client) -> Things:
+    key = client.create_key(fresh(), spec="EC_P256")
+    return Things(key, signature=client.sign(key, ECDSA, b"text"))
+
+
+def make_mac_key(client: Client) -> Things:
+    key = client.create_key(fresh(), spec="HMAC_256")
+    return Things(key, mac=client.mac(key, HMAC, b"text"))
 
 
 def _without_plaintext(client: Client, key: str) -> bytes:
@@ -119,15 +132,22 @@ USES: dict[str, Callable[[Client, Things], object]] = {
     "create-grant": lambda client, of: give(client, of.key, SOMEBODY, "describe-key"),
     "encrypt-data": lambda client, of: client.encrypt(of.key, b"x"),
     "decrypt-data": lambda client, of: client.decrypt(of.blob, key_id=of.key) == b"text",
+    "sign": lambda client, of: client.sign(of.key, ECDSA, b"x"),
+    "verify": lambda client, of: client.verify(of.key, ECDSA, b"text", of.signature),
+    "get-publickey": lambda client, of: client.public_key(of.key).startswith("-----BEGIN PUBLIC KEY-----"),
+    "generate-mac": lambda client, of: client.mac(of.key, HMAC, b"text") == of.mac,
+    "verify-mac": lambda client, of: client.verify_mac(of.key, HMAC, b"text", of.mac),
 }
-# Uses of key pairs and MAC keys are held in their own tests; a grant reaches them by the same door.
-_OTHER_KEYS = {"sign", "verify", "generate-mac", "verify-mac", "get-publickey"}
+MAKE: dict[str, Callable[[Client], Things]] = {
+    **dict.fromkeys(("sign", "verify", "get-publickey"), make_pair),
+    **dict.fromkeys(("generate-mac", "verify-mac"), make_mac_key),
+}
 
 
 def test_every_operation_that_a_grant_allows_is_held_here() -> None:
     declared = {method.grant for module in _MODULES for _, method in methods_of(module.SERVICE)} - {""}
-    assert declared - _OTHER_KEYS == set(USES)
-    assert set(OPERATIONS) == set(USES) | _OTHER_KEYS | {"retire-grant"}
+    assert declared == set(USES)
+    assert set(OPERATIONS) == set(USES) | {"retire-grant"}
 
 
 @pytest.mark.parametrize("kind", ["user", "domain"])
@@ -142,8 +162,10 @@ def test_who_may_do_what(
     operation: str,
     kind: str,
 ) -> None:
-    use, of = USES[operation], make(client)
-    without_role = "KMS.0207" if operation == "describe-key" else "KMS.0330"  # to look is the reader's right
+    use, new = USES[operation], MAKE.get(operation, make)
+    of = new(client)
+    to_look = operation in ("describe-key", "get-publickey")  # the reader's right, on keys of its own
+    without_role = "KMS.0207" if to_look else "KMS.0330"
 
     def allow(who: Tenant, *operations: str) -> str:
         to, number = (who.user_id, pb.PRINCIPAL_TYPE_USER) if kind == "user" else (who.domain_id, 2)
@@ -170,7 +192,7 @@ def test_who_may_do_what(
     with refusal("KMS.0207"):
         use(strange, of)
     with refusal("KMS.0207"):  # another key of the same owner
-        use(granted, make(client))
+        use(granted, new(client))
 
 
 def test_a_ciphertext_names_the_granted_key(

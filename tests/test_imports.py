@@ -241,6 +241,42 @@ def test_each_tampered_part_has_its_own_code(  # noqa: C901 -- a list of cases o
     assert client.public_key(key) == public_key(private)
 
 
+@pytest.mark.parametrize("spec", ["RSA_2048", "SECP256K1", "EC_P384", "AES_256", "HMAC_384"])
+def test_tampered_blobs_of_every_kind(client: Client, tmp_path: Path, spec: str) -> None:
+    """One change each of what openssl made, and others' keys; the right one is taken in the end."""
+    private = private_key(spec) if spec in GENPKEY else b""
+    key, temporary = awaiting(client, spec), os.urandom(SECRETS.get(spec, 32))
+    made = parameters(client, key)
+    right = request(tmp_path, made, temporary, private)
+    for field, code in (
+        ("import_token", "KMS.2605"),
+        ("encrypted_key_material", "KMS.0311"),
+        ("encrypted_privatekey", "KMS.2609"),
+    ):
+        whole: bytes = getattr(right, field)
+        if not whole:
+            continue
+        wanted = pb.ImportKeyMaterialRequest()
+        wanted.CopyFrom(right)
+        for bad in (flipped(whole, 0), flipped(whole, len(whole) // 2), flipped(whole, len(whole) - 1)):
+            setattr(wanted, field, bad)
+            assert code_of(client, wanted) == code
+        setattr(wanted, field, whole[:-1])
+        assert code_of(client, wanted) == code
+    if private:
+        others = [pkcs8(private_key(each)) for each in ("EC_P256", "RSA_3072", "SECP256K1") if each != spec]
+        small = openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024")
+        wanted.CopyFrom(right)
+        for der in (*others, pkcs8(small), pkcs8(private)[:-2]):
+            wanted.encrypted_privatekey = kwp(temporary, der)
+            assert code_of(client, wanted) == "KMS.2609"
+    assert state(client, key) == PENDING_IMPORT
+    client.imports.ImportKeyMaterial(right)
+    assert state(client, key) == ENABLED
+    if private:
+        assert client.public_key(key) == public_key(private)
+
+
 @pytest.mark.parametrize("spec", SECRETS)
 def test_secrets_of_another_length(client: Client, tmp_path: Path, spec: str) -> None:
     key = awaiting(client, spec)

@@ -16,7 +16,7 @@ from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import rotation_pb2 as pb
 from tests.backstage import backstage
 from tests.calls import Operation, fresh, record, records, refusal, refused, sequence
-from tests.stand import Stand, Tenant, eventually, standing
+from tests.stand import Stand, Tenant, b64, eventually, standing
 
 DAY = 24 * 60 * 60 * 1000
 PATHS = ("enable-key-rotation", "disable-key-rotation", "get-key-rotation-status", "rotate-on-demand")
@@ -421,9 +421,13 @@ def test_fifty_rotations_and_a_restart(own: Stand) -> None:
             rotate(client, key)
             blobs.append(client.encrypt(key, b"generation %d" % number))
         assert [version_of(blob) for blob in blobs] == list(range(1, 52))
-    own.restart_daemon()
+    own.stop()
+    own.start()
+    token = own.token()
     with own.client() as client:
         assert [client.decrypt(blob) for blob in blobs] == [b"generation %d" % number for number in range(51)]
+        over_rest = [own.kms("decrypt-data", {"cipher_text": b64(blob)}, token=token) for blob in blobs]
+        assert [each.json["plain_text"] for each in over_rest] == [f"generation {each}" for each in range(51)]
         assert status(client, key).number_of_rotations == 50
         assert len(status(client, key).key_materials) == 51
         for _ in range(50):
