@@ -19,7 +19,11 @@ from hsmd.store import Store, grants, keys
 from hsmd.store.grants import Grant
 from tests.stores import make_key, make_version
 
-OPERATIONS = ("encrypt-data", "decrypt-data", "describe-key", "create-datakey")
+OPERATIONS = (
+    *("create-datakey", "create-datakey-without-plaintext", "encrypt-datakey", "decrypt-datakey"),
+    *("describe-key", "create-grant", "encrypt-data", "decrypt-data"),
+    *("sign", "verify", "generate-mac", "verify-mac", "get-publickey"),
+)
 OWNER = Caller("token", "a" * 32, "owner", "b" * 32, "c" * 32, frozenset(["KMS Administrator"]))
 PRINCIPALS = [f"{number:032x}" for number in range(1, 41)]
 
@@ -65,7 +69,7 @@ def fill(store: Store) -> tuple[list[str], list[Grant]]:
             grantee_type=chance.choice(["user", "domain"]),
             retiring="",
             issuing=OWNER.user_id,
-            operations=" ".join(sorted(chance.sample(OPERATIONS, chance.randint(1, 2)))),
+            operations=" ".join(sorted(chance.sample(OPERATIONS, chance.randint(1, 4)))),
             created=number,
         )
         for number in range(1000)
