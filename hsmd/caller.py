@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-IdentityKind = Literal["certificate", "access-key", "token", "password", "socket", "system", "anonymous"]
+IdentityKind = Literal[
+    "certificate", "access-key", "token", "password", "socket", "peer", "system", "anonymous"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +13,8 @@ class Caller:
     """An established identity acting in one project.
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous
-    callers, calls outside any project). `roles` holds the names that count in this project.
+    callers, calls outside any project). `roles` holds the names that count in this project. A peer has none
+    of these: `user_name` is its region.
     """
 
     kind: IdentityKind

@@ -18,6 +18,9 @@ from typing import Any
 
 _ENVIRONMENT_PREFIX = "HSMD__"
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ID = re.compile(r"[0-9a-f]{32}")
+_CLUSTER_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
+_MOST_PEERS = 8  # each takes its share of what a key may encrypt
 
 
 def _within(default: Any, least: float, most: float) -> Any:
@@ -39,6 +42,16 @@ class Hsm:
     lock_file: Path = Path("/run/hsmd/token.lock")  # held while a process initialises and logs in
     deadline_seconds: float = _within(10.0, 0.1, 600)  # longest wait for one answer of the token
     loaded_keys: int = _within(10_000, 1, 10_000_000)  # key versions held loaded, a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Keystore:
+    """One more token, which a dedicated keystore can be made on. Its patience is that of [hsm]."""
+
+    cluster_id: str  # what callers name it by
+    token: str
+    pin_file: Path | None = None  # None: the systemd credential "hsm-pin-CLUSTER_ID"
+    domains: tuple[str, ...] = ()  # ids of those that may make a keystore on it; nobody unless named
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +126,33 @@ class Limits:
     """Bounds of the service."""
 
     keys_per_project: int = _within(100, 0, 1_000_000_000)
+    keystores_per_domain: int = _within(10, 0, 1000)
     token_hours: int = _within(24, 0, 24 * 365)
     clock_minutes: int = _within(15, 1, 24 * 60)  # how far a signature's clock may be off
     message_bytes: int = _within(1024 * 1024, 64 * 1024, 1 << 30)  # one gRPC message
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDomain:
+    """A domain of a peer's whose keys may be replicated into a domain of ours; by their ids."""
+
+    theirs: str
+    ours: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another region: an hsmd whose token has the same root key."""
+
+    region: str
+    address: str  # host:port of its gRPC door
+    ca: Path  # issued its server certificate
+    certificate: Path  # what it knows us by
+    key: Path
+    names: tuple[str, ...]  # certificates by which it calls us; they can do nothing else here
+    domains: tuple[SharedDomain, ...] = ()  # none: it can send us no keys
+    server_name: str = ""  # expected in its certificate; "": the host of address
+    deadline_seconds: float = _within(5.0, 0.1, 60)  # for one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +168,9 @@ class Settings:
     """All of it."""
 
     region: str = "local-1"
+    peers: tuple[Peer, ...] = ()
     hsm: Hsm = field(default_factory=Hsm)
+    keystores: tuple[Keystore, ...] = ()
     store: Store = field(default_factory=Store)
     grpc: Grpc = field(default_factory=Grpc)
     gateway: Gateway = field(default_factory=Gateway)
@@ -156,7 +195,41 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     built: Settings = _build(Settings, tree, "")
     if not _REGION.fullmatch(built.region):  # it stands in alias URNs, between colons
         raise ConfigError(f"region: letters, digits, - and _ are due, not {built.region!r}")
+    _check_peers(built)
+    _check_keystores(built.keystores)
     return built
+
+
+def _check_keystores(keystores: tuple[Keystore, ...]) -> None:
+    seen: set[str] = set()
+    for index, each in enumerate(keystores):
+        path = f"keystores[{index}]"
+        if not _CLUSTER_ID.fullmatch(each.cluster_id) or each.cluster_id in seen:
+            raise ConfigError(
+                f"{path}.cluster_id: 1 to 36 of letters, digits, - and _ are due, and no other keystore's,"
+                f" not {each.cluster_id!r}"
+            )
+        if wrong := [domain for domain in each.domains if not _ID.fullmatch(domain)]:
+            raise ConfigError(f"{path}.domains: 32 hex digits each are due, not {wrong[0]!r}")
+        seen.add(each.cluster_id)
+
+
+def _check_peers(settings: Settings) -> None:
+    """A region is one peer, and a certificate's name says one thing only."""
+    if len(settings.peers) > _MOST_PEERS:
+        raise ConfigError(f"peers: at most {_MOST_PEERS} are due")
+    regions, names = {settings.region}, set(settings.grpc.gateways)
+    for index, peer in enumerate(settings.peers):
+        path = f"peers[{index}]"
+        if not _REGION.fullmatch(peer.region) or peer.region in regions:
+            raise ConfigError(f"{path}.region: a name that no other region has is due, not {peer.region!r}")
+        if taken := names.intersection(peer.names):
+            raise ConfigError(f"{path}.names: {taken.pop()} is a gateway's or another peer's")
+        for each in peer.domains:
+            if not _ID.fullmatch(each.theirs) or not _ID.fullmatch(each.ours):
+                raise ConfigError(f"{path}.domains: 32 hex digits are due for theirs and ours")
+        regions.add(peer.region)
+        names.update(peer.names)
 
 
 def _overlay(tree: dict[str, Any], name: str, text: str) -> None:

@@ -150,6 +150,31 @@ INTERVAL_INVALID = Fault(
     "KMS.3001", 400, "INVALID_ARGUMENT", "rotation_interval is not valid: 30 to 365 days are due."
 )
 
+# Regions
+REPLICA_REFUSED = Fault(
+    "KMS.0308",
+    400,
+    "INVALID_ARGUMENT",
+    "The key {key} is a replica: that is done in its primary region {region}.",
+)
+REPLICAS_PRESENT = Fault(
+    "KMS.0308",
+    400,
+    "INVALID_ARGUMENT",
+    "The key {key} has replicas in {regions}: delete them before, or make one of them the primary.",
+)
+NOT_A_REPLICA = Fault("KMS.0207", 404, "NOT_FOUND", "The key is not a replica of the caller's.")
+ROOT_KEY_DIFFERS = Fault(
+    "KMS.0308",
+    400,
+    "INVALID_ARGUMENT",
+    "Region {region} has another root key {label}: keys can't be replicated there.",
+)
+REGION_OFFSET_INVALID = Fault(
+    "KMS.1603", 400, "INVALID_ARGUMENT", "The offset is not valid: a number from 0 is due."
+)
+REGION_UNAVAILABLE = Fault("KMS.0104", 503, "UNAVAILABLE", "Region {region} is not available now: {reason}.")
+
 # Keys of another kind or usage
 ASYMMETRIC_KEY_REFUSED = Fault(
     "KMS.0325", 400, "FAILED_PRECONDITION", "The asymmetric key {key} does not support this."
@@ -204,6 +229,32 @@ ALIAS_QUOTA_EXCEEDED = Fault(
 )
 SPEC_INVALID = Fault("KMS.1110", 400, "INVALID_ARGUMENT", "The key_spec is not valid: {reason}.")
 KEYSTORE_REFUSED = Fault("KMS.0340", 400, "INVALID_ARGUMENT", "The keystore is not supported: {reason}.")
+# KMS.0340 is DEW's one code for keystores; what else it knows of keys is said of them in the same words.
+KEYSTORE_NOT_IMPORTED = Fault(
+    "KMS.0339", 400, "FAILED_PRECONDITION", "Material is not imported into a dedicated keystore: {reason}."
+)
+KEYSTORE_ALIAS_INVALID = Fault(
+    "KMS.1101",
+    400,
+    "INVALID_ARGUMENT",
+    "The keystore_alias is not valid: 1 to 255 of letters, digits and :/_- are due.",
+)
+KEYSTORE_ALIAS_IN_USE = Fault("KMS.1104", 400, "ALREADY_EXISTS", "The keystore_alias {alias} is in use.")
+KEYSTORES_EXCEEDED = Fault(
+    "KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} keystores of a domain is used up."
+)
+KEYSTORE_NOT_DISABLED = Fault(
+    "KMS.1201", 400, "FAILED_PRECONDITION", "The keystore {keystore} is not disabled."
+)
+KEYSTORE_NOT_ENABLED = Fault(
+    "KMS.1301", 400, "FAILED_PRECONDITION", "The keystore {keystore} is not enabled."
+)
+KEYSTORE_OFFSET_INVALID = Fault(
+    "KMS.1603", 400, "INVALID_ARGUMENT", "The offset into the keystores is not valid: a number from 0 is due."
+)
+KEYSTORE_UNAVAILABLE = Fault(
+    "KMS.0104", 503, "UNAVAILABLE", "The keystore {keystore} is not available now: {reason}."
+)
 DAYS_INVALID = Fault("KMS.1401", 400, "INVALID_ARGUMENT", "pending_days is not valid: 7 to 1096 is due.")
 ALREADY_PENDING_DELETION = Fault(
     "KMS.1402", 400, "FAILED_PRECONDITION", "The key {key} is already pending deletion."
@@ -213,6 +264,28 @@ LIMIT_INVALID = Fault("KMS.1601", 400, "INVALID_ARGUMENT", "The limit is not val
 MARKER_INVALID = Fault(
     "KMS.1602", 400, "INVALID_ARGUMENT", "The marker is not valid: a number from 0 is due."
 )
+
+# Trusted keyspaces; DEW names no codes of their own
+KEYSPACE_THING_NOT_FOUND = Fault("KMS.0207", 404, "NOT_FOUND", "There is no {what} {id} here.")
+KEYSPACE_NAME_IN_USE = Fault(
+    "KMS.1104", 400, "ALREADY_EXISTS", "The name {name} is in use: the keyspace has such {what}."
+)
+KEYSPACE_QUOTA_EXCEEDED = Fault(
+    "KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} {what} of a project is used up."
+)
+ACCESS_POINT_NOT_DISABLED = Fault(
+    "KMS.1201", 400, "FAILED_PRECONDITION", "The access point {id} is not disabled."
+)
+ACCESS_POINT_NOT_ENABLED = Fault(
+    "KMS.1301", 400, "FAILED_PRECONDITION", "The access point {id} is not enabled."
+)
+KEYSPACE_LIMIT_INVALID = Fault(
+    "KMS.1601", 400, "INVALID_ARGUMENT", "The limit is not valid: 1 to 100 is due."
+)
+KEYSPACE_MARKER_INVALID = Fault(
+    "KMS.1602", 400, "INVALID_ARGUMENT", "The marker is not valid: the next_marker of a page is due."
+)
+CAPSULE_REFUSED = Fault("KMS.0306", 403, "PERMISSION_DENIED", "The capsule is not opened: {reason}.")
 
 # Tags
 RESOURCE_TYPE_INVALID = Fault(

@@ -70,6 +70,20 @@ class CertificatePeer:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionPeer:
+    """Another region: its certificate is nobody's else, and lets it call what is for peers alone."""
+
+    source: str
+    regions: frozenset[str]
+
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
+        """The region, which is no user and acts in no project."""
+        if len(self.regions) != 1:
+            raise Error(IDENTITY_REFUSED, reason="this certificate belongs to several regions")
+        return identity.by_region(*self.regions)
+
+
+@dataclass(frozen=True, slots=True)
 class SocketPeer:
     """A local process: whoever may open the socket is the user that the configuration binds it to."""
 
@@ -109,11 +123,13 @@ class GatewayPeer:
             return signatures.by_signature(call, evidence)
 
 
-def tls(core: Core, gateways: frozenset[str]) -> Meet:
-    """For the mTLS listener."""
+def tls(core: Core, gateways: frozenset[str], peers: Mapping[str, str]) -> Meet:
+    """For the mTLS listener. `peers` holds regions by the names of their certificates."""
 
     def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
         names = certificate_names(context)
+        if regions := frozenset(peers[name] for name in names if name in peers):
+            return RegionPeer(_address(context), regions)
         if gateways.isdisjoint(names):
             return CertificatePeer(core, _address(context), names)
         return GatewayPeer(str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)

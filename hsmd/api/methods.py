@@ -43,6 +43,11 @@ class Method:
         return self.access == options_pb2.OPEN
 
     @property
+    def for_peers(self) -> bool:
+        """Whether peer regions call it, and nobody else."""
+        return self.access == options_pb2.PEER
+
+    @property
     def deferred(self) -> bool:
         """Whether something else may allow what the caller's roles don't: a grant, or being a party."""
         return bool(self.grant) or self.access == options_pb2.PARTY
@@ -120,8 +125,8 @@ def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
         yield _text(field.name, name, options.fault)
     if field.enum_type is not None and not field.is_repeated:
         yield _known(field.name, name, frozenset(field.enum_type.values_by_number), options.fault)
-    if field.message_type is not None and not field.is_repeated:
-        yield _inside(field.name, field.message_type)
+    if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+        yield (_inside_each if field.is_repeated else _inside)(field.name, field.message_type)
 
 
 def _inside(attribute: str, inner: Descriptor) -> Check:
@@ -130,6 +135,16 @@ def _inside(attribute: str, inner: Descriptor) -> Check:
     def check(message: Any) -> None:
         if message.HasField(attribute):
             check_inner(getattr(message, attribute))
+
+    return check
+
+
+def _inside_each(attribute: str, inner: Descriptor) -> Check:
+    check_inner = checker(inner)
+
+    def check(message: Any) -> None:
+        for each in getattr(message, attribute):
+            check_inner(each)
 
     return check
 

@@ -23,7 +23,7 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.domain import access, identity
 from hsmd.domain.core import Call, Core
-from hsmd.errors import DEADLINE, FORMAT_INVALID, INTERNAL, Error
+from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, INTERNAL, Error
 
 Serve = Callable[[Call, Any], Message]
 Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -137,6 +137,8 @@ class Pipeline:
             who = peer.identify(call, method, request)
             project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
             call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
+            if method.for_peers is not (who.kind == "peer"):
+                raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
         if method.action:
             access.permit(call, method.action, deferred=method.deferred)
         try:

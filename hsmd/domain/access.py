@@ -23,6 +23,7 @@ from hsmd.errors import (
     KEY_NOT_FOUND,
     KEY_PENDING_DELETION,
     KEY_STATE_REFUSED,
+    NOT_A_REPLICA,
     Error,
 )
 from hsmd.store import Tx, aliases, grants, keys
@@ -35,13 +36,29 @@ _STATE_NAMES = {1: "pending activation", PENDING_IMPORT: "pending import", FROZE
 
 ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
     "KMS Administrator": ("kms:*",),
-    "KMS CMKFullAccess": ("kms:cmk:*", "kms:dek:*", "kms:grant:*", "kms:cmkTag:*", "kms:alias:*"),
+    "KMS CMKFullAccess": (
+        "kms:cmk:*",
+        "kms:dek:*",
+        "kms:grant:*",
+        "kms:cmkTag:*",
+        "kms:alias:*",
+        "kms:keystore:get*",
+        "kms:keystore:list*",
+        "kms:accessPoint:list*",
+        "kms:policy:get*",
+        "kms:policy:list*",
+    ),
     "KMS CMKReadOnlyAccess": (
         "kms:cmk:get*",
         "kms:cmk:list*",
         "kms:grant:list*",
         "kms:cmkTag:list*",
         "kms:alias:list*",
+        "kms:keystore:get*",
+        "kms:keystore:list*",
+        "kms:accessPoint:list*",
+        "kms:policy:get*",
+        "kms:policy:list*",
     ),
 }
 
@@ -136,6 +153,21 @@ def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitl
             call.resource, call.granted = row.id, True
             return row
     return key_for_change(call, tx, reference)
+
+
+def key_of_peer(call: Call, tx: Tx, key_id: str, *primaries: str) -> Key | None:
+    """A peer's key here, whose primary is in one of these regions; None when it is not here (any more).
+
+    Raises Error(NOT_A_REPLICA) for a key of another region, and for who is no peer.
+    """
+    row = keys.get_key(tx, key_id)
+    if row is None or not _lives(call, row):
+        return None
+    if call.caller.kind != "peer" or row.primary_region not in primaries:
+        raise Error(NOT_A_REPLICA)
+    call.resource = row.id
+    call.caller = replace(call.caller, domain_id=row.domain_id, project_id=row.project_id)
+    return row
 
 
 def is_grantee(caller: Caller, grant: Grant) -> bool:

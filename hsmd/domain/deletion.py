@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hsmd.domain import access, imports, keys
+from hsmd.domain import access, imports, kept, keys, replicas
 from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.errors import ALREADY_PENDING_DELETION, DAYS_INVALID, NOT_PENDING_DELETION, Error
 from hsmd.store import aliases, grants, tags
@@ -11,13 +11,18 @@ from hsmd.store.keys import Key
 
 
 def schedule(call: Call, reference: str, days: int) -> Key:
-    """To PENDING_DELETION, due in `days` (7 to 1096). DEW: schedule-key-deletion."""
+    """To PENDING_DELETION, due in `days` (7 to 1096). DEW: schedule-key-deletion.
+
+    Not of a primary key while it has replicas: nobody could rotate those any more.
+    """
     if not 7 <= days <= 1096:
         raise Error(DAYS_INVALID)
+    replicas.review(call, access.key(call, reference))
     with call.change() as tx:
         key = keys.custom(access.key_for_change(call, tx, reference))
         if key.state == access.PENDING_DELETION:
             raise Error(ALREADY_PENDING_DELETION, key=key.id)
+        replicas.check_alone(call, tx, key)
         due = call.core.clock() + days * DAY_MILLIS
         key = replace(key, state=access.PENDING_DELETION, deletion_date=due)
         rows.update_key(tx, key)
@@ -52,8 +57,10 @@ def destroy(call: Call, key_id: str) -> bool:
     """
     now = call.core.clock()
     with call.core.store.read() as tx:
-        if not _is_due(rows.get_key(tx, key_id), now):
-            return False
+        key = rows.get_key(tx, key_id)
+    if key is None or not _is_due(key, now):
+        return False
+    kept.destroy(call, key)  # before the row says so: what is interrupted is done again
     with call.change() as tx:
         key = rows.get_key(tx, key_id)
         if key is None or not _is_due(key, now):
@@ -68,10 +75,5 @@ def destroy(call: Call, key_id: str) -> bool:
     return True
 
 
-def _is_due(key: Key | None, now: int) -> bool:
-    return (
-        key is not None
-        and key.state == access.PENDING_DELETION
-        and key.deletion_date is not None
-        and key.deletion_date <= now
-    )
+def _is_due(key: Key, now: int) -> bool:
+    return key.state == access.PENDING_DELETION and key.deletion_date is not None and key.deletion_date <= now

@@ -82,6 +82,12 @@ def by_certificate(core: Core, names: Iterable[str]) -> Identity:
     raise Error(IDENTITY_REFUSED, reason="this certificate is bound to no user")
 
 
+def by_region(region: str) -> Identity:
+    """A peer region: nobody of our users, and without a role anywhere."""
+    nobody = User(id="", domain_id="", name=region, password_hash="", enabled=True)
+    return Identity("peer", nobody)
+
+
 def by_socket(core: Core, user_id: str, project_id: str) -> Identity:
     """The user that the configuration binds a local listener to."""
     return Identity("socket", enabled_user(core, user_id), project_id)

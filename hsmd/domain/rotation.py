@@ -3,14 +3,18 @@
 A key rotates by itself when it is enabled and its day has come; the day of one that is not enabled waits, and
 counts when it is enabled again. However long a rotation is overdue, it is one rotation. On demand a key may
 rotate at any time, which leaves the day of the next one as it is.
+
+A key with replicas rotates in its primary region only, and only when every other region has the new version
+(replicas.py): while one can't be reached it doesn't, and a rotation that was due is made later.
 """
 
 import uuid
 from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS
-from hsmd.domain import access, keys
+from hsmd.domain import access, keys, replicas
 from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
+from hsmd.domain.replicas import Pick
 from hsmd.errors import (
     ASYMMETRIC_NOT_ROTATED,
     EXTERNAL_NOT_ROTATED,
@@ -21,6 +25,7 @@ from hsmd.errors import (
     RATE_EXCEEDED,
     ROTATION_IS_OFF,
     ROTATION_IS_ON,
+    UNAVAILABLE,
     Error,
 )
 from hsmd.keyring import with_token_key
@@ -34,6 +39,7 @@ _DAYS = range(30, 366)
 # Versions stay for ever, so what a caller can add to a key must have a bound. DEW names none.
 ROTATIONS_PER_DAY = 100
 _MATERIALS = 1000
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ def enable(call: Call, reference: str) -> None:
     """From now on it rotates every 365 days. DEW: enable-key-rotation."""
     with call.change() as tx:
         key = access.usable(_rotatable(access.key_for_change(call, tx, reference)))
+        replicas.settled(call, tx, key)
         if key.rotation_days is not None:
             raise Error(ROTATION_IS_ON, key=key.id)
         _schedule(call, tx, key, DEFAULT_DAYS)
@@ -84,7 +91,7 @@ def status(call: Call, reference: str) -> Status:
     """DEW: get-key-rotation-status. Of more than 1000 versions only the newest are told."""
     key = access.key(call, reference)
     with call.read() as tx:
-        versions = rows.newest_versions(tx, key.id, _MATERIALS)
+        versions = rows.newest_versions(tx, key, _MATERIALS)
     present = [each for each in reversed(versions) if each.wrapped is not None]
     newest = versions[0] if versions else None
     return Status(
@@ -101,15 +108,18 @@ def rotate(call: Call, reference: str) -> Key:
 
     Raises Error(RATE_EXCEEDED) for more than 100 rotations of a key within 24 hours.
     """
-    access.usable(_rotatable(access.key(call, reference)))
-    wrapped = _new_material(call)
-    with call.change() as tx:
+    known = access.usable(_rotatable(access.key(call, reference)))
+    replicas.check_primary(call, known)
+
+    def pick(tx: Tx) -> tuple[Key, int | None]:
         key = access.usable(_rotatable(access.key_for_change(call, tx, reference)))
-        if rows.rotations_since(tx, key.id, call.core.clock() - DAY_MILLIS) >= ROTATIONS_PER_DAY:
+        if rows.rotations_since(tx, key, call.core.clock() - DAY_MILLIS) >= ROTATIONS_PER_DAY:
             raise Error(
                 RATE_EXCEEDED, reason=f"the key was rotated {ROTATIONS_PER_DAY} times within 24 hours"
             )
-        return _advance(call, tx, key, wrapped, key.rotation_due)
+        return key, key.rotation_due
+
+    return _rotated(call, known.id, pick) or known
 
 
 def due(call: Call) -> list[str]:
@@ -123,17 +133,42 @@ def rotate_due(call: Call, key_id: str) -> bool:
     with call.read() as tx:
         if _days_if_due(call, key_rows.get_key(tx, key_id)) is None:
             return False
-    wrapped = _new_material(call)
-    # Not `call.change`: what another node did meanwhile is no change, and leaves no record.
-    with call.core.store.write() as tx:
+
+    def pick(tx: Tx) -> tuple[Key, int | None] | None:
         key = key_rows.get_key(tx, key_id)
         days = _days_if_due(call, key)
         if key is None or days is None:
-            return False
+            return None
         call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
-        _advance(call, tx, key, wrapped, call.core.clock() + days * DAY_MILLIS)
-        call.before_commit()
-    return True
+        return key, call.core.clock() + days * DAY_MILLIS
+
+    return _rotated(call, key_id, pick) is not None
+
+
+def _rotated(call: Call, key_id: str, pick: Pick) -> Key | None:
+    """The key with its new version; None when it is not to be rotated any more."""
+    wrapped = _new_material(call)
+    for _ in range(_ATTEMPTS):
+        waiting = replicas.prepare(call, key_id, pick, wrapped)
+        # Not `call.change`: what another call or node did meanwhile is no change, and leaves no record.
+        with call.core.store.write() as tx:
+            picked = pick(tx)
+            if picked is None:
+                return None
+            key, next_due = picked
+            found = replicas.settled(call, tx, key)
+            if waiting is None and not found:
+                key = _advance(call, tx, key, _version(key, wrapped), next_due)
+            elif waiting is not None and waiting.version == key.current_version + 1:
+                key = _advance(call, tx, key, waiting, next_due)
+            else:
+                continue
+            call.check_allowed()
+            call.before_commit()
+        if waiting is not None:
+            replicas.tell_if_possible(call, key)
+        return key
+    raise Error(UNAVAILABLE, reason="the key changes too often just now")
 
 
 def _rotatable(key: Key) -> Key:
@@ -153,6 +188,7 @@ def _rotatable(key: Key) -> Key:
 def _rotating(call: Call, tx: Tx, reference: str) -> Key:
     """A key that rotates by itself; its settings may change while it is disabled."""
     key = _rotatable(access.key_for_change(call, tx, reference))
+    replicas.settled(call, tx, key)
     if key.state == access.PENDING_DELETION:
         raise Error(KEY_PENDING_DELETION, key=key.id)
     if key.rotation_days is None:
@@ -171,19 +207,22 @@ def _new_material(call: Call) -> bytes:
     return with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(AES_256, root))
 
 
-def _advance(call: Call, tx: Tx, key: Key, wrapped: bytes, next_due: int | None) -> Key:
-    """The material becomes the key's current version."""
-    version = KeyVersion(
+def _version(key: Key, wrapped: bytes) -> KeyVersion:
+    return KeyVersion(
         key_id=key.id,
         version=key.current_version + 1,
         algorithm=AES_256.name,
         wrapped=wrapped,
         root_label=ROOT_KEY_LABEL,
-        created=call.core.clock(),
+        created=0,
         destroyed=None,
     )
+
+
+def _advance(call: Call, tx: Tx, key: Key, version: KeyVersion, next_due: int | None) -> Key:
+    """The version, which may have waited for its time, becomes the key's current one."""
     key = replace(key, current_version=version.version, rotation_due=next_due)
-    rows.rotate(tx, key, version)
+    rows.rotate(tx, key, replace(version, created=call.core.clock()))
     call.resource, call.key_version = key.id, version.version
     return key
 

@@ -55,10 +55,7 @@ class Tagged:
 
 def put(call: Call, reference: str, pairs: Sequence[Pair]) -> None:
     """Put tags on a key, all or none; one of the same key gets the new value. DEW: create-kms-tag, batch."""
-    _check_list([name for name, _ in pairs])
-    for name, value in pairs:
-        _check_key(name)
-        _check_value(value)
+    check_pairs(pairs)
     with call.change() as tx:
         key = _taggable(call, tx, reference)
         present = {tag.name for tag in tags.tags_of(tx, key.id)}
@@ -136,6 +133,14 @@ def count(
         raise Error(OFFSET_REFUSED)
     with call.read() as tx:
         return tags.count_keys(tx, call.caller.project_id, wanted)
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raises the fault of the first tag that a key can't have, or of their number."""
+    _check_list([name for name, _ in pairs])
+    for name, value in pairs:
+        _check_key(name)
+        _check_value(value)
 
 
 def _taggable(call: Call, tx: Tx, reference: str) -> Key:

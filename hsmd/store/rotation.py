@@ -2,17 +2,18 @@
 
 from sqlalchemy import bindparam, func, select
 
-from hsmd.store import keys, schema
+from hsmd.store import keys, replicas, schema
 from hsmd.store.core import Tx
-from hsmd.store.keys import Key, KeyUsage, KeyVersion
+from hsmd.store.keys import Key, KeyVersion
 from hsmd.store.schema import ENABLED, KEYS
 from hsmd.store.seals import Sealed
 
 _VERSIONS = Sealed(schema.VERSIONS, KeyVersion)
-_USAGE = Sealed(schema.USAGE, KeyUsage)
 
 _newest = (
-    _VERSIONS.where(schema.VERSIONS.c.key_id == bindparam("key_id"))
+    _VERSIONS.where(
+        schema.VERSIONS.c.key_id == bindparam("key_id"), schema.VERSIONS.c.version <= bindparam("newest")
+    )
     .order_by(schema.VERSIONS.c.version.desc())
     .limit(bindparam("limit"))
 )
@@ -21,7 +22,7 @@ _made_since = (
     .select_from(schema.VERSIONS)
     .where(
         schema.VERSIONS.c.key_id == bindparam("key_id"),
-        schema.VERSIONS.c.version > 1,
+        schema.VERSIONS.c.version.between(2, bindparam("newest")),
         schema.VERSIONS.c.created > bindparam("since"),
     )
 )
@@ -34,23 +35,23 @@ _due = (
 
 
 def rotate(tx: Tx, key: Key, version: KeyVersion) -> None:
-    """Add the version, unused, and replace the key's row, which names it as the current one.
+    """Add the version, unused, or put it in the place of one that waits, and replace the key's row.
 
-    Raises SealBroken when the key's row is gone, the store's fault when it has this version already.
+    The key's row names it as the current one. Raises SealBroken when that row is gone.
     """
-    _VERSIONS.insert(tx, version)
-    _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))
+    replicas.put_version(tx, version, used=0)
     keys.update_key(tx, key)
 
 
-def newest_versions(tx: Tx, key_id: str, limit: int) -> list[KeyVersion]:
-    """The key's newest versions, newest first, destroyed ones too. Raises SealBroken."""
-    return _VERSIONS.many(tx, _newest, key_id=key_id, limit=limit)
+def newest_versions(tx: Tx, key: Key, limit: int) -> list[KeyVersion]:
+    """The key's newest versions from its current one, newest first, destroyed ones too. Raises SealBroken."""
+    return _VERSIONS.many(tx, _newest, key_id=key.id, newest=key.current_version, limit=limit)
 
 
-def rotations_since(tx: Tx, key_id: str, since: int) -> int:
+def rotations_since(tx: Tx, key: Key, since: int) -> int:
     """How many versions rotations have added after that time (ms)."""
-    return tx.connection.execute(_made_since, {"key_id": key_id, "since": since}).scalar_one()
+    values = {"key_id": key.id, "newest": key.current_version, "since": since}
+    return tx.connection.execute(_made_since, values).scalar_one()
 
 
 def due_rotations(tx: Tx, now: int, *, limit: int = 10_000) -> list[str]:
