@@ -6,6 +6,8 @@ python -m tests.backstage CONFIG alter KEY_ID JSON                these fields o
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
+python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
+python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more
 """
 
 import json
@@ -17,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hsmd import config
+from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
-from hsmd.daemon import warden, wiring
+from hsmd.daemon import keystores, warden, wiring
 from hsmd.domain import import_tokens
 from hsmd.domain.core import Call, Core
-from hsmd.store import identity, keys
+from hsmd.store import identity, keys, rotation
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
 from tests.stand import Stand
@@ -55,6 +58,14 @@ def _alter(tx: Tx, key_id: str, fields: str) -> None:
     keys.update_key(tx, replace(key, **json.loads(fields)))
 
 
+def _abandoned(core: Core, settings: config.Settings, days: str, cluster: str) -> None:
+    keystores.connect(core)
+    try:
+        _another_day(warden.jobs_of_keystore(cluster)[1], core, settings, days)
+    finally:
+        keystores.close(core)
+
+
 def _another_day(job: warden.Job, core: Core, settings: config.Settings, days: str) -> None:
     """A job of the warden's own, with a clock of another day."""
     core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
@@ -74,6 +85,19 @@ def _expired_token(core: Core, key_id: str) -> None:
     sys.stdout.write(import_tokens.seal(call, key, wrapping, wiring.now_millis()).hex())
 
 
+def _versions(core: Core, key_id: str, count: str) -> None:
+    """More than a day's rotations may make, and faster."""
+    token, row = core.token, AES_256
+    made = [token.generate(row, token.find("hsmd-root-1")) for _ in range(int(count))]
+    with core.store.write() as tx:
+        for wrapped in made:
+            key = keys.get_key(tx, key_id)
+            assert key is not None
+            key = replace(key, current_version=key.current_version + 1)
+            version = keys.KeyVersion(key_id, key.current_version, row.name, wrapped, "hsmd-root-1", 1, None)
+            rotation.rotate(tx, key, version)
+
+
 _JOBS: dict[str, warden.Job] = {
     "rotations": warden.ROTATIONS,
     "expirations": warden.EXPIRATIONS,
@@ -83,13 +107,19 @@ _ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter":
 
 def _main(path: str, action: str, *words: str) -> None:
     settings = config.load(Path(path), os.environ)
-    core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
+    pin = wiring.read_pins(settings)
+    core = wiring.open_core(settings, pin)
+    core.keystores = keystores.backings(settings, pin)
     core.token.connect()
     try:
         if action in _JOBS:
             _another_day(_JOBS[action], core, settings, *words)
+        elif action == "abandoned":
+            _abandoned(core, settings, *words)
         elif action == "expired-token":
             _expired_token(core, *words)
+        elif action == "versions":
+            _versions(core, *words)
         else:
             with core.store.write() as tx:
                 _ACTIONS[action](tx, *words)

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 MODULE = Path("/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0")
-SLOTS = 48
+SLOTS = 96
 _CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
 _DATA = Path("/var/lib/opencryptoki")
 _TAKEN = Path("/run/opencryptoki-slots-taken")

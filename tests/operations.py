@@ -11,6 +11,7 @@ import json
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,14 +20,14 @@ from urllib.parse import quote, urlencode
 
 import huaweicloudsdkkms.v2 as kms
 
-from hsmd.client import Client
+from hsmd.client import ApiError, Client
 from hsmd.gateway.options import services
 from hsmd.gateway.routes import Match
 from hsmd.gateway.transcoder import Route, build
-from tests import wrapping
+from tests import keyspaces, vaults, wrapping
 from tests.calls import fresh
 from tests.specs import Keys
-from tests.stand import Answer, Stand, b64
+from tests.stand import CLUSTERS, Answer, Stand, b64
 
 SOMEBODY = "0123456789abcdef" * 2
 _TREE, _ROUTES = build(services())
@@ -332,6 +333,77 @@ def _authenticated(world: World) -> Fields:
     return {**fields, "mac": world.rest("generate_mac", fields)["mac"]}
 
 
+def _point(world: World) -> Fields:
+    return {"access_point_id": keyspaces.create_point(world.client)}
+
+
+def _disabled_point(world: World) -> Fields:
+    fields = _point(world)
+    world.rest("disable_access_point", fields)
+    return fields
+
+
+def _new_policy(world: World) -> Fields:
+    space = keyspaces.keyspace()
+    point = keyspaces.create_point(world.client, space)
+    period = {"start_time": "2020-01-01T00:00:00Z", "end_time": "2040-01-01T00:00:00Z"}
+    text = keyspaces.terms(point, validityPeriod=period)
+    return {"keyspace_id": space, "policy_name": fresh(), "policy": text}
+
+
+def _policy(world: World) -> Fields:
+    return {"policy_id": world.rest("create_key_policy", _new_policy(world))["policy_id"]}
+
+
+def _changed_policy(world: World) -> Fields:
+    fields = _new_policy(world)
+    made = world.rest("create_key_policy", fields)
+    return {"policy_id": made["policy_id"], "policy": fields["policy"]}
+
+
+def _policies(world: World) -> Fields:
+    fields = _new_policy(world)
+    world.rest("create_key_policy", fields)
+    return {"keyspace_id": fields["keyspace_id"]}
+
+
+def _points(world: World) -> Fields:
+    space = keyspaces.keyspace()
+    keyspaces.create_point(world.client, space)
+    return {"keyspace_id": space, "limit": "10"}
+
+
+def _capsule(world: World) -> Fields:
+    of = keyspaces.scene(world.client)
+    document = of.point.document(of.capsule)
+    return {
+        "key_id": of.key,
+        "datakey_capsule": b64(of.capsule),
+        "attestation_document": {
+            "custom_signature": b64(document.custom_signature),
+            "custom_public_key": b64(document.custom_public_key),
+            "expire_time": document.expire_time,
+        },
+    }
+
+
+def _free(world: World, cluster: str) -> str:
+    """A cluster of the stand's, without a keystore."""
+    for each in vaults.listed(world.client):
+        if vaults.show(world.client, each).cluster_id == cluster:
+            vaults.delete(world.client, each)
+    return cluster
+
+
+def _vault(world: World, *, enabled: bool = True) -> Fields:
+    """The keystore that all share, in that state."""
+    clusters = {vaults.show(world.client, each).cluster_id: each for each in vaults.listed(world.client)}
+    found = clusters.get(CLUSTERS[0]) or vaults.make(world.client, CLUSTERS[0])
+    with suppress(ApiError):  # it is in that state already
+        (vaults.enable if enabled else vaults.disable)(world.client, found)
+    return {"keystore_id": found}
+
+
 RIGHT: dict[str, Right] = {
     "associate_alias": lambda world: {
         "alias": _alias(world, world.another()),
@@ -345,8 +417,18 @@ RIGHT: dict[str, Right] = {
     "cancel_grant": _given,
     "cancel_key_deletion": _leaving,
     "cancel_self_grant": _given,
+    "create_access_point": lambda _world: {
+        "keyspace_id": keyspaces.keyspace(),
+        "access_point_name": fresh(),
+        "type": 3,
+    },
     "create_alias": lambda world: {"key_id": world.another(), "alias": f"alias/{fresh()}"},
     "create_datakey": lambda world: {"key_id": world.key(), "key_spec": "AES_256"},
+    "create_datakey_capsule": lambda world: {
+        "key_id": world.key(),
+        "datakey_length": "256",
+        "policy_id": _policy(world)["policy_id"],
+    },
     "create_datakey_without_plaintext": lambda world: {"key_id": world.key(), "key_spec": "AES_256"},
     "create_ec_datakey_pair": lambda world: {
         "key_id": world.key(),
@@ -355,11 +437,20 @@ RIGHT: dict[str, Right] = {
     },
     "create_grant": _grant,
     "create_key": lambda _world: {"key_alias": fresh(), "key_spec": "AES_256"},
+    "create_key_policy": _new_policy,
+    "create_key_store": lambda world: {
+        "keystore_alias": fresh(),
+        "hsm_cluster_id": _free(world, CLUSTERS[1]),
+        "hsm_ca_cert": "MIIB",
+        "cluster_id": CLUSTERS[1],
+        "keystore_type": "DHSM",
+    },
     "create_kms_tag": lambda world: {"key_id": world.another(), "tag": {"key": "colour", "value": "blue"}},
     "create_parameters_for_import": lambda world: {
         "key_id": world.external(),
         "wrapping_algorithm": "RSAES_OAEP_SHA_256",
     },
+    "create_pin": lambda _world: {"pin_type": "CipherText", "keystore_id": "1"},
     "create_random": lambda _world: {"random_data_length": "64"},
     "create_rsa_datakey_pair": lambda world: {
         "key_id": world.key(),
@@ -368,15 +459,24 @@ RIGHT: dict[str, Right] = {
     },
     "decrypt_data": _encrypted,
     "decrypt_datakey": _data_key,
+    "decrypt_datakey_capsule": _capsule,
+    "delete_access_point": _point,
     "delete_alias": _aliased,
     "delete_imported_key_material": _imported,
     "delete_key": lambda world: {"key_id": world.another(), "pending_days": "7"},
+    "delete_key_policy": _policy,
+    "delete_key_store": lambda world: {"keystore_id": vaults.make(world.client, _free(world, CLUSTERS[2]))},
     "delete_tag": lambda world: _tagged(world, key="colour"),
     "derive_shared_secret": _shared,
+    "disable_access_point": _point,
     "disable_key": lambda world: {"key_id": world.another()},
     "disable_key_rotation": _rotated,
+    "disable_key_store": _vault,
+    "download_access_point_private_key": _point,
+    "enable_access_point": _disabled_point,
     "enable_key": _disabled,
     "enable_key_rotation": lambda world: {"key_id": world.another()},
+    "enable_key_store": lambda world: _vault(world, enabled=False),
     "encrypt_data": lambda world: {"key_id": world.key(), "plain_text": "text"},
     "encrypt_datakey": lambda world: {
         "key_id": world.key(),
@@ -385,10 +485,13 @@ RIGHT: dict[str, Right] = {
     },
     "generate_mac": _to_authenticate,
     "import_key_material": _material,
+    "list_access_point": _points,
     "list_aliases": lambda world: {"key_id": _aliased(world)["key_id"]},
     "list_grants": lambda world: {"key_id": _given(world)["key_id"], "limit": "1000"},
     "list_key_detail": lambda world: {"key_id": world.key()},
+    "list_key_policy": _policies,
     "list_keys": lambda _world: {"limit": "10"},
+    "list_key_stores": lambda world: {"limit": "10", "offset": "0"} if _vault(world) else {},
     "list_kms_by_tags": lambda world: {
         "resource_instances": "resource_instances",
         "action": "filter",
@@ -400,7 +503,9 @@ RIGHT: dict[str, Right] = {
     "list_retirable_grants": lambda world: {"limit": "1000"} if _given(world) else {},
     "re_encrypt": _re_encrypted,
     "rotate_on_demand": lambda world: {"key_id": world.another()},
+    "show_key_policy": _policy,
     "show_key_rotation_status": _rotated,
+    "show_key_store": _vault,
     "show_kms_tags": _tagged,
     "show_public_key": lambda world: {"key_id": world.key("EC_P256")},
     "show_user_instances": lambda _world: {},
@@ -410,6 +515,7 @@ RIGHT: dict[str, Right] = {
     "sign": _to_sign,
     "update_key_alias": lambda world: {"key_id": world.another(), "key_alias": fresh()},
     "update_key_description": lambda world: {"key_id": world.key(), "key_description": "described"},
+    "update_key_policy": _changed_policy,
     "update_key_rotation_interval": lambda world: _rotated(world, rotation_interval=90),
     "validate_signature": _signed,
     "verify_mac": _authenticated,

@@ -43,12 +43,23 @@ def make_token(folder: Path, label: str = "hsmd-test") -> DevToken:
     tokens.mkdir(mode=0o700, parents=True, exist_ok=True)
     conf = folder / "softhsm2.conf"
     conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    return _softhsm(conf, label, folder / "token.lock")
+
+
+def another_token(conf: Path, label: str) -> DevToken:
+    """Make one more token among those of a SOFTHSM2_CONF."""
+    if OPENCRYPTOKI:
+        return make_token(conf.parent, label)
+    return _softhsm(conf, label, conf.parent / f"{label}.lock")
+
+
+def _softhsm(conf: Path, label: str, lock: Path) -> DevToken:
     made = DevToken(
         uri=f"pkcs11:token={label}?module-path={MODULE}",
         pin=secrets.token_hex(8),
         so_pin=secrets.token_hex(8),
         conf=conf,
-        lock=folder / "token.lock",
+        lock=lock,
     )
     subprocess.run(
         [

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -29,9 +29,10 @@ from hsmd.cli.children import Child
 from hsmd.client import Client
 from hsmd.daemon.certificates import Authority
 from hsmd.daemon.development import TOKEN_LABEL, Development, prepare
-from tests.softhsm import OPENCRYPTOKI, make_token
+from tests.softhsm import OPENCRYPTOKI, another_token, make_token
 
 _HSMD = Path(sys.executable).with_name("hsmd")
+CLUSTERS = ("vault-1", "vault-2", "vault-3")  # of the stand that all tests share
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -99,6 +100,32 @@ class Stand:
         self.settings = {**token, **(settings or {})}
         self.daemon: Child | None = None
         self.gateway: Child | None = None
+
+    def add_clusters(self, *names: str, domains: Sequence[str] | None = None) -> dict[str, Path]:
+        """One more token each, for dedicated keystores of these domains; to be done before the start.
+
+        Without domains the development domain may have a keystore there. The folders of the tokens, where
+        they have one.
+        """
+        folders: dict[str, Path] = {}
+        tables = []
+        for name in names:
+            present = self._token_folders()
+            made = another_token(self.dev.data / "softhsm2.conf", name)
+            folders.update((name, each) for each in self._token_folders() - present)
+            pin = self.dev.data / f"pin-{name}"
+            pin.write_text(made.pin)
+            pin.chmod(0o600)
+            allowed = [self.dev.domain_id] if domains is None else list(domains)
+            parts = {"cluster_id": name, "token": made.uri, "pin_file": str(pin), "domains": allowed}
+            tables.append(", ".join(f"{key} = {json.dumps(value)}" for key, value in parts.items()))
+        before = self.settings.get("HSMD__KEYSTORES", "[]")[1:-1]
+        both = [each for each in (before, *(f"{{ {table} }}" for table in tables)) if each]
+        self.settings["HSMD__KEYSTORES"] = f"[{', '.join(both)}]"
+        return folders
+
+    def _token_folders(self) -> set[Path]:
+        return {path for path in (self.dev.data / "token").glob("*") if path.is_dir()}
 
     # Processes
 
@@ -271,10 +298,15 @@ def eventually(condition: Any, seconds: float = 30.0) -> Any:
 
 @contextmanager
 def standing(
-    folder: Path, settings: Mapping[str, str] | None = None, *, gateway: bool = True
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    gateway: bool = True,
+    clusters: Sequence[str] = (),
 ) -> Iterator[Stand]:
     """A stand of one's own, for tests that break it."""
     stand = Stand(folder, settings)
+    stand.add_clusters(*clusters)
     try:
         stand.start(gateway=gateway)
         yield stand

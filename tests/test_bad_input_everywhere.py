@@ -221,7 +221,8 @@ def test_roles(looking: Wire, rights: Rights, name: str) -> None:
     operation, right, options = OPERATIONS[name], rights[name], _options(name)
     code = _code(looking.call(operation, right))
     if options.action.rpartition(":")[2].startswith(("get", "list")):
-        assert code == ("KMS.0207" if _key_field(right) else "")
+        foreign = "KMS.0207" if _key_field(right) or "policy_id" in right else ""
+        assert code == ("KMS.0340" if "keystore_id" in right else foreign)
     elif options.access == options_pb2.PARTY and not _key_field(right):
         assert code == ""  # what is a party's own
     else:

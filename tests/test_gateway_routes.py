@@ -13,31 +13,6 @@ _TABLE = Path(__file__).parents[1] / ".." / "shared" / "dew" / "kms-operations.t
 
 # Operations of DEW that come with later subjects, by that subject.
 _NOT_YET = {
-    "capsules": ["create_datakey_capsule", "create_pin", "decrypt_datakey_capsule"],
-    "policies": [
-        "create_key_policy",
-        "delete_key_policy",
-        "list_key_policy",
-        "show_key_policy",
-        "update_key_policy",
-    ],
-    "keystores": [
-        "create_key_store",
-        "delete_key_store",
-        "disable_key_store",
-        "enable_key_store",
-        "list_key_stores",
-        "show_key_store",
-    ],
-    "access points": [
-        "create_access_point",
-        "delete_access_point",
-        "disable_access_point",
-        "download_access_point_private_key",
-        "enable_access_point",
-        "list_access_point",
-    ],
-    "regions": ["list_support_regions", "replicate_key", "update_primary_region"],
 }
 
 

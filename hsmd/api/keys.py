@@ -25,7 +25,7 @@ def create_key(call: Call, request: pb.CreateKeyRequest) -> pb.CreateKeyResponse
         sequence=request.sequence,
     )
     info = pb.CreateKeyResponse.KeyInfo(
-        key_id=key.id, domain_id=key.domain_id, keystore_id=keys.DEFAULT_KEYSTORE, region_id=call.core.region
+        key_id=key.id, domain_id=key.domain_id, keystore_id=_keystore(key), region_id=call.core.region
     )
     return pb.CreateKeyResponse(key_info=info)
 
@@ -100,6 +100,10 @@ def show_quotas(call: Call, request: pb.ShowQuotasRequest) -> pb.ShowQuotasRespo
     return pb.ShowQuotasResponse(quotas=pb.ShowQuotasResponse.Quotas(resources=[resource]))
 
 
+def _keystore(key: Key) -> str:
+    return key.keystore_id or keys.DEFAULT_KEYSTORE
+
+
 def _status(key: Key) -> pb.KeyStatus:
     return pb.KeyStatus(key_id=key.id, key_state=key.state)  # type: ignore[arg-type]  # DEW's number is the enum's
 
@@ -122,6 +126,6 @@ def key_details(call: Call, key: Key) -> pb.Key:
         expiration_time=timestamp(key.expires),
         origin=_ORIGINS.number(key.origin),  # type: ignore[arg-type]  # a number of this enum
         sys_enterprise_project_id=key.enterprise_project_id,
-        keystore_id=keys.DEFAULT_KEYSTORE,
+        keystore_id=_keystore(key),
         key_rotation_enabled=key.rotation_days is not None,
     )

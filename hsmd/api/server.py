@@ -10,8 +10,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hsmd.api import (
+    access_points,
     agreement,
     aliases,
+    capsules,
     crypto,
     datakeys,
     deletion,
@@ -19,8 +21,13 @@ from hsmd.api import (
     health,
     identity,
     imports,
+    key_policies,
     keys,
+    keystores,
     macs,
+    peers,
+    pins,
+    regions,
     rotation,
     service,
     signing,
@@ -44,6 +51,13 @@ _MODULES = (
     macs,
     agreement,
     imports,
+    access_points,
+    key_policies,
+    capsules,
+    pins,
+    keystores,
+    regions,
+    peers,
     identity,
     service,
 )

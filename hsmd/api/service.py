@@ -8,6 +8,7 @@ from hsmd import __version__
 from hsmd.api.convert import timestamp
 from hsmd.domain.core import ROOT_KEY_LABEL, Call
 from hsmd.errors import NO_SUCH_API, Error
+from hsmd.hsm import TokenStatus
 from hsmd.keyring import with_token_key
 from hsmd.pb.v1 import service_pb2 as pb
 
@@ -36,8 +37,6 @@ class Status:
         """State of the daemon that answers."""
         core, process = call.core, self._process
         token = core.token.status()
-        since = Timestamp()
-        since.FromDatetime(token.since)
         connected = token.state == "connected"
         check_value = (
             with_token_key(core.token, ROOT_KEY_LABEL, core.token.check_value) if connected else "unknown"
@@ -48,15 +47,7 @@ class Status:
             started=timestamp(process.started),
             worker=process.worker,
             workers=process.workers,
-            token=pb.GetStatusResponse.Token(
-                label=token.label,
-                serial=token.serial,
-                model=token.model,
-                module=token.module,
-                state=token.state,
-                since=since,
-                detail=token.detail,
-            ),
+            token=_token(token),
             capabilities=[
                 pb.GetStatusResponse.Capability(name=each.name, available=each.available, detail=each.detail)
                 for each in core.token.capabilities
@@ -65,6 +56,11 @@ class Status:
             loaded_keys=len(core.keyring),
             pin_source=process.pin_source,
             root_key=f"{ROOT_KEY_LABEL} {check_value}",
+            keystores=[
+                pb.GetStatusResponse.Keystore(cluster_id=name, token=_token(each.token.status()))
+                for name, each in core.keystores.items()
+                if call.caller.domain_id in each.domains
+            ],
         )
 
 
@@ -78,6 +74,20 @@ def show_version(call: Call, request: pb.ShowVersionRequest) -> pb.ShowVersionRe
     if request.version_id not in _VERSIONS:
         raise Error(NO_SUCH_API, verb="GET", path=f"/{request.version_id}")
     return pb.ShowVersionResponse(version=_version(request.version_id))
+
+
+def _token(token: TokenStatus) -> pb.GetStatusResponse.Token:
+    since = Timestamp()
+    since.FromDatetime(token.since)
+    return pb.GetStatusResponse.Token(
+        label=token.label,
+        serial=token.serial,
+        model=token.model,
+        module=token.module,
+        state=token.state,
+        since=since,
+        detail=token.detail,
+    )
 
 
 def _version(name: str) -> pb.Version:

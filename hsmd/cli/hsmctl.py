@@ -11,16 +11,21 @@ from types import FrameType
 import click
 
 from hsmd.cli.ctl import (
+    access_points,
     aliases,
+    capsules,
     data,
     files,
     grants,
     host,
     imports,
+    key_policies,
     keys,
+    keystores,
     macs,
     outcome,
     output,
+    regions,
     rotation,
     signing,
     tags,
@@ -78,13 +83,18 @@ for _command in (
     aliases.aliases,
     tags.tags,
     grants.grants,
+    regions.regions,
+    access_points.access_points,
+    key_policies.key_policies,
+    capsules.capsules,
+    keystores.keystores,
     files.files,
     host.db,
     host.status,
     host.completion,
 ):
     cli.add_command(_command)
-for _command in (rotation.rotate, rotation.rotation):
+for _command in (rotation.rotate, rotation.rotation, regions.replicate):
     keys.keys.add_command(_command)
 for _command in (data.encrypt, data.decrypt, data.random, *signing.COMMANDS, macs.mac, imports.import_):
     cli.add_command(_command)

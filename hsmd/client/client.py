@@ -10,8 +10,10 @@ from typing import Self
 from hsmd.client.calls import Calls, open_channel
 from hsmd.client.errors import SetupError
 from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, macs_pb2, service_pb2, signing_pb2
+from hsmd.pb.v1.access_points_pb2_grpc import AccessPointsStub
 from hsmd.pb.v1.agreement_pb2_grpc import AgreementStub
 from hsmd.pb.v1.aliases_pb2_grpc import AliasesStub
+from hsmd.pb.v1.capsules_pb2_grpc import CapsulesStub
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
@@ -19,6 +21,7 @@ from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
 from hsmd.pb.v1.grants_pb2_grpc import GrantsStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
 from hsmd.pb.v1.imports_pb2_grpc import ImportsStub
+from hsmd.pb.v1.key_policies_pb2_grpc import KeyPoliciesStub
 from hsmd.pb.v1.keys_pb2 import (
     Key,
     KeyState,
@@ -27,7 +30,10 @@ from hsmd.pb.v1.keys_pb2 import (
     UpdateKeyDescriptionResponse,
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
+from hsmd.pb.v1.keystores_pb2_grpc import KeystoresStub
 from hsmd.pb.v1.macs_pb2_grpc import MacsStub
+from hsmd.pb.v1.pins_pb2_grpc import PinsStub
+from hsmd.pb.v1.regions_pb2_grpc import RegionsStub
 from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.signing_pb2 import MessageType
@@ -48,8 +54,9 @@ class Client:
     may be a key id, alias/NAME or an alias URN.
 
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
-    `deletion`, `identity` and `service` are the generated stubs, for what has no method here. Every call
-    raises ApiError; making a Client raises SetupError.
+    `deletion`, `imports`, `regions`, `access_points`, `key_policies`, `capsules`, `pins`, `keystores`,
+    `identity` and `service` are the generated stubs, for what has no method here. Every call raises ApiError;
+    making a Client raises SetupError.
     """
 
     def __init__(
@@ -78,6 +85,12 @@ class Client:
         self.agreement = AgreementStub(calls)
         self.deletion = DeletionStub(calls)
         self.imports = ImportsStub(calls)
+        self.regions = RegionsStub(calls)
+        self.access_points = AccessPointsStub(calls)
+        self.key_policies = KeyPoliciesStub(calls)
+        self.capsules = CapsulesStub(calls)
+        self.pins = PinsStub(calls)
+        self.keystores = KeystoresStub(calls)
         self.identity = IdentityStub(calls)
         self.service = ServiceStub(calls)
 
@@ -119,12 +132,13 @@ class Client:
         usage: str = "",
         origin: str = "",
         sequence: str = "",
+        keystore_id: str = "",
     ) -> str:
         """Generate a key in the HSM, or with origin "external" one that awaits its material; return its id.
 
         `spec` and `usage` are DEW spellings, "" for AES_256 and the spec's default; ValueError for one that
         is not offered. With the same `sequence` (36 characters) a repeated call within 24 hours returns the
-        first one's key.
+        first one's key. `keystore_id` is a dedicated keystore that the key is to stay in.
         """
         request = keys_pb2.CreateKeyRequest(
             key_alias=alias,
@@ -133,6 +147,7 @@ class Client:
             key_usage=f"KEY_USAGE_{usage}" if usage else None,
             origin=f"ORIGIN_{origin.upper()}" if origin else None,
             sequence=sequence,
+            keystore_id=keystore_id,
         )
         return str(self.keys.CreateKey(request).key_info.key_id)
 

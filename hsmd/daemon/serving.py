@@ -8,10 +8,11 @@ import logging
 import os
 import ssl
 from functools import partial
+from pathlib import Path
 
 from hsmd import store as stores
-from hsmd.config import ConfigError, Grpc, Settings
-from hsmd.daemon import logs, wiring
+from hsmd.config import ConfigError, Settings
+from hsmd.daemon import keystores, logs, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
 from hsmd.domain.core import TOKEN_KEYS
 from hsmd.errors import Error
@@ -24,7 +25,8 @@ def serve(settings: Settings) -> int:
     """The daemon, until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
     logs.configure(settings.log, "supervisor")
     harden()
-    pin = wiring.read_pin(settings.hsm)
+    pin = wiring.read_pins(settings)
+    keystores.backings(settings, pin)  # their addresses are looked at
     for listener in settings.grpc.unix:
         wiring.socket_mode(listener)
         wiring.socket_path(listener, 0)
@@ -55,7 +57,7 @@ def serve_gateway(settings: Settings) -> int:
 
 def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
-    _check_certificates(settings.grpc)
+    _check_certificates(settings)
     token = wiring.open_token(settings.hsm, pin)
     try:
         there = _connects(token)
@@ -81,14 +83,21 @@ def _connects(token: Token) -> bool:
     return True
 
 
-def _check_certificates(settings: Grpc) -> None:
+def _check_certificates(settings: Settings) -> None:
+    grpc = settings.grpc
+    _check_pair("grpc", grpc.certificate, grpc.key, grpc.client_ca)
+    for index, peer in enumerate(settings.peers):
+        _check_pair(f"peers[{index}]", peer.certificate, peer.key, peer.ca)
+
+
+def _check_pair(table: str, certificate: Path, key: Path, ca: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(settings.certificate, settings.key)
-        context.load_verify_locations(settings.client_ca)
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
     except (OSError, ssl.SSLError) as error:
-        names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
-        raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
+        names = f"{certificate}, {key}, {ca}"
+        raise ConfigError(f"{table}: the certificates can't be used ({names}): {error}") from error
 
 
 # Of TLS 1.2, which gRPC for Python can't be told to refuse; those of TLS 1.3 are all good (decision 7).
@@ -108,6 +117,7 @@ def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Re
 
 
 def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # for the lines to peers, where there are any
     from hsmd.daemon import warden  # kept like the worker's
 
     logs.configure(settings.log, "warden")

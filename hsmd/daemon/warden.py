@@ -11,17 +11,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 
 from hsmd.audit import Log
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import Settings
-from hsmd.daemon import watch, wiring
+from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, imports, rotation
+from hsmd.domain import deletion, imports, kept, replicas, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
@@ -30,6 +31,7 @@ _ROUND_SECONDS = 5.0
 _WATCH_SECONDS = 0.25
 _LEASE_MILLIS = 60_000
 _AUDIT_SECONDS = 5.0
+_PEER_PAUSE = 60.0  # for a peer that hangs: other keys are waiting
 _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
 
 log = logging.getLogger(__name__)
@@ -40,27 +42,38 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    core = wiring.open_core(settings, pin)
+    core = wiring.open_core(settings, pin, pause=_PEER_PAUSE)
+    core.keystores = keystores.backings(settings, pin)
     audit = wiring.open_audit(settings, "warden")
     core.store.check()
+    keystores.report_strays(core)
     try:
         core.token.connect()
     except Error as error:
         log.warning("%s", error)
     core.token.watch()
+    keystores.connect(core)
     ready()
-    jobs = Jobs(core, audit, f"{socket.gethostname()}:{os.getpid()}")
-    thread = threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs")
-    thread.start()
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    # A keystore's token may hold the thread that uses it: so each has its own.
+    everything = [Jobs(core, audit, holder, each) for each in (_JOBS, *map(jobs_of_keystore, core.keystores))]
+    threads = [
+        threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
+    ]
+    for thread in threads:
+        thread.start()
     while not stopping.wait(_WATCH_SECONDS):
-        if watch.hopeless(core.token, _STUCK_PATIENCE if jobs.at_work else watch.PATIENCE):
+        at_work = any(jobs.at_work for jobs in everything)
+        if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
             return EX_FAILED
 
     def close() -> None:
-        thread.join()
+        for thread in threads:
+            thread.join()
         audit.close()
         core.store.close()
         core.token.close()
+        keystores.close(core)
 
     watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0
@@ -85,14 +98,25 @@ class Job:
 DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletion.destroy)
 ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
 EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", imports.due, imports.expire)
-_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS)
+REPLICAS = Job("unfinished replicas", "updatePrimaryRegion", "in step", replicas.due, replicas.finish)
+_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS)
+
+
+def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
+    """What is due in the keystore on that cluster."""
+    due, abandoned = partial(kept.due, cluster_id=cluster_id), partial(kept.abandoned, cluster_id=cluster_id)
+    return (
+        replace(DELETIONS, lease=f"due deletions in {cluster_id}", due=due),
+        replace(DELETIONS, lease=f"abandoned keys in {cluster_id}", due=abandoned, do=kept.clear),
+    )
 
 
 class Jobs:
     """What is to be done round by round. What goes wrong is logged when it begins, not each round."""
 
-    def __init__(self, core: Core, audit: Log, holder: str) -> None:
+    def __init__(self, core: Core, audit: Log, holder: str, jobs: Sequence[Job] = _JOBS) -> None:
         """`holder` names this process in leases."""
+        self._jobs = jobs
         self.at_work = False  # inside a change, which may hold the write lock
         self._core = core
         self._audit = audit
@@ -112,7 +136,7 @@ class Jobs:
         """One round of every job whose lease is to be had."""
         trouble: dict[str, str] = {}
         try:
-            for job in _JOBS:
+            for job in self._jobs:
                 now = self._core.clock()
                 with self._core.store.write() as tx:
                     mine = leases.take(tx, job.lease, self._holder, now, now + _LEASE_MILLIS)
@@ -142,7 +166,7 @@ class Jobs:
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
-        self._to_scrub |= job is not ROTATIONS and count > 0
+        self._to_scrub |= job not in (ROTATIONS, REPLICAS) and count > 0
         return count
 
     def _tell(self, trouble: dict[str, str]) -> None:

@@ -3,13 +3,14 @@
 import os
 import stat
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
+from hsmd.domain.lines import Line
 from hsmd.hsm import AddressError, Refusal, Token, parse_address
 from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
@@ -23,22 +24,39 @@ WORKER_MARK = "{worker}"  # in a socket's path: each worker has its own
 class Pin:
     """The token's user PIN, where it came from, and whether it was refused; never shown.
 
-    Made before the processes are forked, so that a refusal counts for all of them.
+    Made before the processes are forked, so that a refusal counts for all of them. `keystores` are the PINs
+    of the dedicated keystores' tokens, by cluster id.
     """
 
     value: str
     source: str
     refusal: Refusal = field(default_factory=Refusal)
+    keystores: Mapping[str, "Pin"] = field(default_factory=dict)
+
+
+def read_pins(settings: Settings) -> Pin:
+    """The PIN, and those of the keystores. Raises ConfigError."""
+    keystores = {
+        each.cluster_id: _read_pin(
+            each.pin_file, f"keystores[{index}].pin_file", f"{PIN_CREDENTIAL}-{each.cluster_id}"
+        )
+        for index, each in enumerate(settings.keystores)
+    }
+    return replace(read_pin(settings.hsm), keystores=keystores)
 
 
 def read_pin(settings: Hsm) -> Pin:
     """The PIN from its file or the systemd credential. Raises ConfigError."""
-    if settings.pin_file is not None:
-        path, source = settings.pin_file, "file"
+    return _read_pin(settings.pin_file, "hsm.pin_file", PIN_CREDENTIAL)
+
+
+def _read_pin(file: Path | None, option: str, credential: str) -> Pin:
+    if file is not None:
+        path, source = file, "file"
     elif folder := os.environ.get("CREDENTIALS_DIRECTORY"):
-        path, source = Path(folder) / PIN_CREDENTIAL, "systemd credential"
+        path, source = Path(folder) / credential, "systemd credential"
     else:
-        raise ConfigError(f"hsm.pin_file: not set, and there is no systemd credential {PIN_CREDENTIAL}")
+        raise ConfigError(f"{option}: not set, and there is no systemd credential {credential}")
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         pin = path.read_text(encoding="utf-8").strip()
@@ -95,12 +113,27 @@ def check_seals(settings: Settings, token: Token) -> None:
         store.close()
 
 
-def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None) -> Core:
-    """All parts of a serving process; the token is not yet connected."""
+def open_core(
+    settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None, pause: float = 0.0
+) -> Core:
+    """All parts of a serving process; the token is not yet connected.
+
+    A peer that did not answer in time is not asked again for `pause` seconds.
+    """
     token = open_token(settings.hsm, pin, lambda: keyring.clear(), on_stuck)
     keyring = Keyring(token, settings.hsm.loaded_keys)
     store = open_store(settings, token)
-    return Core(store, token, keyring, now_millis, settings.limits, settings.region)
+    return Core(
+        store, token, keyring, now_millis, settings.limits, settings.region, peers=_lines(settings, pause)
+    )
+
+
+def _lines(settings: Settings, pause: float) -> Mapping[str, Line]:
+    if not settings.peers:
+        return {}
+    from hsmd.daemon import lines  # gRPC, which must be loaded after the fork
+
+    return lines.open_lines(settings.peers, pause)
 
 
 def open_audit(settings: Settings, process: str) -> Log:

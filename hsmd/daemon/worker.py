@@ -16,7 +16,7 @@ from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
-from hsmd.daemon import watch, wiring
+from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.errors import Error
 
@@ -34,8 +34,10 @@ class Worker:
         self._index = index
         self._name = f"worker-{index}"
         pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
+        self._pool = pool
         self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
         self._core = wiring.open_core(settings, pin, pool.have_spares)
+        self._core.keystores = keystores.backings(settings, pin)
         self._audit = wiring.open_audit(settings, self._name)
         self._health = Health(server.service_names())
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
@@ -54,12 +56,14 @@ class Worker:
         except Error as error:  # away: serve refusals until it is there
             log.warning("%s", error)
         core.token.watch()
+        keystores.connect(core)
         self._open()
         self._health.tell(serving=self._connected())
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
             self._health.tell(serving=self._connected())
             self._patience.tend()
+            self._pool.have_spares(keystores.held(core), "keystores' HSMs are slow")
             for each in self._pipelines:
                 each.end_running(before=time.monotonic())
             if watch.hopeless(core.token):
@@ -72,7 +76,8 @@ class Worker:
 
     def _open(self) -> None:
         settings = self._settings.grpc
-        meet = evidence.tls(self._core, frozenset(settings.gateways))
+        regions = {name: peer.region for peer in self._settings.peers for name in peer.names}
+        meet = evidence.tls(self._core, frozenset(settings.gateways), regions)
         main = self._server(meet)
         address = f"[{settings.address}]" if ":" in settings.address else settings.address
         try:
@@ -119,6 +124,7 @@ class Worker:
         self._audit.close()
         self._core.store.close()
         self._core.token.close()
+        keystores.close(self._core)
 
 
 def run(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Callable[[], None]) -> int:

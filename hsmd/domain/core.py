@@ -1,13 +1,14 @@
 """What every rule is handed: `Core`, the process's parts, and `Call`, one request through them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.lines import Line
 from hsmd.domain.throttle import Recent, Throttle
 from hsmd.errors import ACTION_REFUSED, Error
 from hsmd.hsm import Token
@@ -72,9 +73,20 @@ class Cache:
             self._rows.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What a dedicated keystore is made on: a token of its own, and who may (ids of domains)."""
+
+    token: Token
+    domains: frozenset[str]
+
+
 @dataclass(slots=True)
 class Core:
-    """The parts of one process. `clock` gives milliseconds since 1970 UTC."""
+    """The parts of one process. `clock` gives milliseconds since 1970 UTC; `peers` are by region.
+
+    `keystores` are by cluster id.
+    """
 
     store: Store
     token: Token
@@ -86,6 +98,8 @@ class Core:
     reserve: Reserve = field(default_factory=Reserve)
     throttle: Throttle = field(default_factory=Throttle)
     unknown_access_keys: Recent = field(default_factory=Recent)
+    peers: Mapping[str, Line] = field(default_factory=dict)
+    keystores: Mapping[str, Backing] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1

@@ -20,6 +20,7 @@ from hsmd.domain.import_tokens import WrappingKey
 from hsmd.errors import (
     EXPIRATION_INVALID,
     EXTERNAL_KEY_DUE,
+    KEYSTORE_NOT_IMPORTED,
     MATERIAL_DIFFERS,
     MATERIAL_NOT_DECRYPTED,
     MATERIAL_NOT_DELETED,
@@ -153,6 +154,8 @@ def is_without_material(call: Call, tx: Tx, key: Key) -> bool:
 
 
 def _external(key: Key) -> Key:
+    if key.keystore_id is not None:
+        raise Error(KEYSTORE_NOT_IMPORTED, reason=f"the key {key.id} is in one")
     if key.origin != "external":
         raise Error(EXTERNAL_KEY_DUE, key=key.id)
     return key

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
-from hsmd.domain import access
+from hsmd.domain import access, kept, keystores
 from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
 from hsmd.errors import (
     ALIAS_INVALID,
@@ -17,7 +17,7 @@ from hsmd.errors import (
     KEY_NOT_ENABLED,
     KEY_NOT_FOUND,
     KEY_PENDING_DELETION,
-    KEYSTORE_REFUSED,
+    KEYSTORE_NOT_IMPORTED,
     LIMIT_INVALID,
     MARKER_INVALID,
     PARAMETER_INVALID,
@@ -75,29 +75,41 @@ def create_key(
 ) -> Key:
     """A new enabled key, or one of origin external that awaits its material (imports.py).
 
+    `keystore_id` may be "" or 0, the default keystore, or a dedicated one of the domain (keystores.py).
     The same `sequence` within 24 hours gives the key made at first. DEW: create-key.
     """
-    row = _checked_spec(spec, usage, origin, keystore_id)
+    row = _checked_spec(spec, usage, origin)
+    keystore = _checked_keystore(call, keystore_id, origin)
     check_alias(alias)
     check_description(description)
     check_sequence(sequence)
     digest = hashlib.sha256(
         json.dumps(
-            [alias, row.name, usage or row.usages[0], description, enterprise_project_id or "0"]
+            [
+                *(alias, row.name, usage or row.usages[0], description, enterprise_project_id or "0"),
+                *([keystore] if keystore else []),  # as it always was where there is none
+            ]
         ).encode()
     ).digest()
     if sequence and (earlier := _answered(call, sequence, digest)):
         return earlier
-    draft = _new_key(call, alias, row, description, enterprise_project_id or "0")
+    draft = _new_key(call, alias, row, description, enterprise_project_id or "0", keystore)
     key = replace(draft, usage=usage or row.usages[0])
-    version = None
     if origin == EXTERNAL:
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
-    else:
-        version = _new_version(call, key, row)
+        return _inserted(call, key, None, sequence, digest)
+    if keystore is not None:
+        with kept.making(call, key, row) as version:
+            return _inserted(call, key, version, sequence, digest)
+    return _inserted(call, key, _new_version(call, key, row), sequence, digest)
+
+
+def _inserted(call: Call, key: Key, version: KeyVersion | None, sequence: str, digest: bytes) -> Key:
+    """The key, which is there from now on; or the one that the sequence has made before."""
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
+        kept.take(call, tx, key)
         quota = call.core.limits.keys_per_project
         if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
             raise Error(QUOTA_EXCEEDED, quota=quota)
@@ -232,7 +244,18 @@ def custom(key: Key) -> Key:
     return key
 
 
-def _checked_spec(spec: str, usage: str, origin: str, keystore_id: str) -> KeyAlgorithm:
+def _checked_keystore(call: Call, keystore_id: str, origin: str) -> str | None:
+    """The dedicated keystore that a key is to be made in; None for the default one."""
+    if keystore_id in ("", DEFAULT_KEYSTORE):
+        return None
+    with call.read() as tx:
+        found = keystores.of_caller(call, tx, keystore_id)
+    if origin == EXTERNAL:
+        raise Error(KEYSTORE_NOT_IMPORTED, reason="a key of origin external is due in the default keystore")
+    return found.id
+
+
+def _checked_spec(spec: str, usage: str, origin: str) -> KeyAlgorithm:
     row = KEY_SPECS.get(spec or AES_256.name)
     if row is None:
         raise Error(SPEC_INVALID, reason=f"{', '.join(KEY_SPECS)} are due")
@@ -244,15 +267,20 @@ def _checked_spec(spec: str, usage: str, origin: str, keystore_id: str) -> KeyAl
         raise Error(PARAMETER_INVALID, name="origin", reason=f"kms or {EXTERNAL} is due")
     if origin == EXTERNAL and row.kind not in _IMPORTED_KINDS:
         raise Error(SPEC_INVALID, reason=f"{row.name} is not imported")
-    if keystore_id not in ("", DEFAULT_KEYSTORE):
-        raise Error(KEYSTORE_REFUSED, reason="there is no such keystore")
     return row
 
 
-def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterprise_project_id: str) -> Key:
+def _new_key(
+    call: Call,
+    alias: str,
+    row: KeyAlgorithm,
+    description: str,
+    enterprise_project_id: str,
+    keystore_id: str | None = None,
+) -> Key:
     token = call.core.token
     identifier = uuid.UUID(bytes=token.random(16), version=4)
-    if not token.supports(row):
+    if keystore_id is None and not token.supports(row):  # a keystore's token tells so itself
         raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
     return Key(
         id=str(identifier),
@@ -269,6 +297,7 @@ def _new_key(call: Call, alias: str, row: KeyAlgorithm, description: str, enterp
         deletion_date=None,
         enterprise_project_id=enterprise_project_id,
         current_version=1,
+        keystore_id=keystore_id,
     )
 
 

@@ -5,6 +5,7 @@ from typing import TypeVar, cast
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from hsmd.domain import kept, keystores
 from hsmd.domain.core import Call
 from hsmd.domain.publickeys import PublicKey
 from hsmd.hsm import Handle, Token
@@ -38,6 +39,8 @@ def use(call: Call, found: KeyVersion, operation: Callable[[Token, Handle], Resu
 
     Raises what it raises, and the token's faults.
     """
+    if found.keystore_id is not None:
+        return kept.use(call, found, found.keystore_id, operation)
     token = call.core.token
     return call.core.keyring.use(
         found.key_id, found.version, found, lambda handle: operation(token, handle), call.moment
@@ -45,7 +48,9 @@ def use(call: Call, found: KeyVersion, operation: Callable[[Token, Handle], Resu
 
 
 def public_der(call: Call, key: Key) -> bytes:
-    """The public key of a pair as DER SubjectPublicKeyInfo."""
+    """The public key of a pair as DER SubjectPublicKeyInfo. Raises Error(KEYSTORE_REFUSED)."""
+    if key.keystore_id is not None:
+        keystores.of_key(call, key.keystore_id)
     der = current(call, key).public_key
     if der is None:
         raise LookupError(f"key {key.id} lacks its public key")

@@ -29,6 +29,10 @@ class Calls:
                     self._late.pop(thread, None)
         return len(self._late)
 
+    def lasting(self, before: float) -> int:
+        """How many threads are inside that are due back before that time."""
+        return sum(due < before for due in list(self.inside.values()))
+
     def others(self) -> bool:
         """Whether any other thread than the calling one is inside."""
         me = get_ident()

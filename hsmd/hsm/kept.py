@@ -32,10 +32,10 @@ class KeptWork(PairWork):
 
         Raises Error(SPEC_INVALID) when the token can't do such keys.
         """
-        if not self.keeps(row):
-            raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
         template = templates.kept(row, label)
         with self._patience(), self._desk().call() as desk:
+            if not self.keeps(row):
+                raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
             connection = desk.connection
             session, module = connection.open_session(write=True), connection.module
             try:

@@ -134,6 +134,10 @@ class Token(KeptWork):
         """Seconds that `within` leaves to this thread."""
         return max(self._desk().until - monotonic(), 0.0)
 
+    def holds(self, seconds: float) -> int:
+        """How many threads have been inside the module for so long; those that make a pair may not count."""
+        return self._link.calls.lasting(monotonic() + self._link.settings.deadline - seconds)
+
     def alive(self) -> None:
         """Use the token in earnest (random numbers and an HMAC)."""
         with self._desk().call() as desk:

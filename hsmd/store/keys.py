@@ -52,6 +52,7 @@ class Key:
 class KeyVersion:
     """A version's material, wrapped by the root key of that label; `wrapped` is None when destroyed.
 
+    Of a key in a dedicated keystore `wrapped` and `root_label` are empty: its token holds the material.
     `public_key` is the DER SubjectPublicKeyInfo of a key pair, `material_check` the keyed check value by
     which imported material is known again.
     """
@@ -65,6 +66,7 @@ class KeyVersion:
     destroyed: int | None
     public_key: bytes | None = None
     material_check: bytes | None = None
+    keystore_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ _alias_row = select(schema.ALIASES.c.key_id).where(
 )
 _due = (
     select(KEYS.c.id)
-    .where(PENDING_DELETION, KEYS.c.deletion_date <= bindparam("now"))
+    .where(PENDING_DELETION, KEYS.c.deletion_date <= bindparam("now"), KEYS.c.keystore_id.is_(None))
     .order_by(KEYS.c.deletion_date)
     .limit(bindparam("limit"))
 )
@@ -169,9 +171,9 @@ def count_keys(
 
 
 def due_deletions(tx: Tx, now: int, *, limit: int = 1000) -> list[str]:
-    """Ids of keys whose deletion was due at `now` (ms), longest due first; ask again for more.
+    """Ids of keys in the default keystore whose deletion was due at `now` (ms), longest due first.
 
-    Seals are not looked at here, so that a row that fails its own doesn't hide the others.
+    Ask again for more. Seals are not looked at here: a row that fails its own doesn't hide the others.
     """
     return list(tx.connection.execute(_due, {"now": now, "limit": limit}).scalars())
 

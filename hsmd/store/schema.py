@@ -192,6 +192,7 @@ VERSIONS = Table(
     Column("destroyed", MILLIS),
     Column("public_key", BLOB),  # DER SubjectPublicKeyInfo of a key pair
     Column("material_check", BLOB),  # keyed check value of imported material, to know it again
+    Column("keystore_id", ID),  # whose token holds it, `wrapped` being empty; NULL: it is wrapped
     _seal(),
 )
 
@@ -203,6 +204,30 @@ USAGE = Table(
     Column("used", BigInteger, nullable=False),
     _seal(),
     ForeignKeyConstraint(["key_id", "version"], ["key_versions.key_id", "key_versions.version"]),
+)
+
+# Dedicated keystores
+
+KEYSTORES = Table(
+    "keystores",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, nullable=False),
+    Column("alias", TEXT, nullable=False),
+    Column("cluster_id", TEXT, nullable=False, unique=True),
+    Column("enabled", FLAG, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("domain_id", "alias"),
+)
+
+KEYSTORE_DRAFTS = Table(
+    "keystore_drafts",
+    METADATA,
+    Column("key_id", ID, primary_key=True),
+    Column("keystore_id", ID, ForeignKey("keystores.id"), nullable=False, index=True),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
 )
 
 # What belongs to a key

@@ -22,7 +22,7 @@ def status(context: Context) -> None:
         output.print_json(found)
         return
     token = found.pop("token") or {}
-    capabilities = found.pop("capabilities")
+    capabilities, keystores = found.pop("capabilities"), found.pop("keystores")
     rows = [*found.items(), *((f"token {name}", value) for name, value in token.items())]
     output.print_fields((name.replace("_", " "), value) for name, value in rows if value not in (None, ""))
     click.echo()
@@ -30,6 +30,18 @@ def status(context: Context) -> None:
         ("Capability", "Available", "Detail"),
         [(each["name"], each["available"], each["detail"]) for each in capabilities],
     )
+    if keystores:
+        click.echo()
+        output.print_table(
+            ("Keystore cluster", "Token", "Serial", "State", "Since", "Detail"),
+            [
+                (
+                    each["cluster_id"],
+                    *(each["token"][name] for name in ("label", "serial", "state", "since", "detail")),
+                )
+                for each in keystores
+            ],
+        )
 
 
 @click.group(cls=Group)

@@ -39,9 +39,19 @@ def keys() -> None:
     "--usage", type=click.Choice(_USAGES), help="What the key is for, where its spec leaves a choice."
 )
 @click.option("--external", is_flag=True, help="Generate nothing: the key awaits `hsmctl import`.")
+@click.option(
+    "--keystore", default="", metavar="ID", help="Make it in this dedicated keystore, to stay there."
+)
 @pass_context
 def create(
-    context: Context, alias: str, description: str, spec: str, usage: str | None, *, external: bool
+    context: Context,
+    alias: str,
+    description: str,
+    spec: str,
+    usage: str | None,
+    *,
+    external: bool,
+    keystore: str,
 ) -> None:
     """Generate a key inside the HSM and print its id.
 
@@ -50,7 +60,12 @@ def create(
     with context.client() as client:
         origin = "external" if external else ""
         key_id = client.create_key(
-            alias, description=description, spec=spec, usage=usage or "", origin=origin
+            alias,
+            description=description,
+            spec=spec,
+            usage=usage or "",
+            origin=origin,
+            keystore_id=keystore,
         )
     if context.json:
         output.print_json({"key_id": key_id})

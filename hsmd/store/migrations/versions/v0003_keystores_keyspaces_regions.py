@@ -13,6 +13,34 @@ def upgrade() -> None:
     """Add the tables."""
     _replicas()
     _keyspaces()
+    _keystores()
+
+
+def _keystores() -> None:
+    op.add_column("key_versions", sa.Column("keystore_id", sa.String(64)))
+    op.create_table(
+        "keystores",
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("domain_id", sa.String(64), nullable=False),
+        sa.Column("alias", sa.Text, nullable=False),
+        sa.Column("cluster_id", sa.Text, nullable=False),
+        sa.Column("enabled", sa.SmallInteger, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("seal", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_keystores"),
+        sa.UniqueConstraint("cluster_id", name="uq_keystores_cluster_id"),
+        sa.UniqueConstraint("domain_id", "alias", name="uq_keystores_domain_id_alias"),
+    )
+    op.create_table(
+        "keystore_drafts",
+        sa.Column("key_id", sa.String(64), nullable=False),
+        sa.Column("keystore_id", sa.String(64), nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("seal", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("key_id", name="pk_keystore_drafts"),
+        sa.ForeignKeyConstraint(["keystore_id"], ["keystores.id"], name="fk_keystore_drafts_keystores"),
+    )
+    op.create_index("ix_keystore_drafts_keystore_id", "keystore_drafts", ["keystore_id"])
 
 
 def _keyspaces() -> None:
