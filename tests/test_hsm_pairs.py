@@ -286,6 +286,30 @@ def test_an_exportable_pair_is_a_pair(token: Token, row: KeyAlgorithm) -> None:
     assert token.generate_exportable_pair(row)[1] != public
 
 
+@pytest.mark.parametrize("name", ["EC_P256", "RSA_2048"])
+def test_a_wrapped_pair_is_disclosed(token: Token, root: Handle, name: str) -> None:
+    row = KEY_SPECS[name]
+    pair = token.generate_pair(row, root)
+    before = objects(token)
+    private, public = token.disclose_pair(row, pair.wrapped, root)
+    assert public == pair.public_key
+    key: Any = load_der_private_key(private, None)
+    assert spki(key.public_key()) == public
+    assert token.disclose_pair(row, pair.wrapped, root) == (private, public)
+    assert objects(token) == before
+
+
+@pytest.mark.skipif(FORGED_BLOBS_KILL, reason="such blobs overrun a buffer of opencryptoki")
+def test_a_changed_pair_is_not_disclosed(token: Token, root: Handle) -> None:
+    row = KEY_SPECS["EC_P256"]
+    wrapped = token.generate_pair(row, root).wrapped
+    before = objects(token)
+    for bad in (wrapped[:-8], wrapped[:-1] + bytes([wrapped[-1] ^ 1]), b"", bytes(len(wrapped))):
+        with pytest.raises(BadData):
+            token.disclose_pair(row, bad, root)
+    assert objects(token) == before
+
+
 @pytest.mark.skipif(FORGED_BLOBS_KILL, reason="such blobs overrun a buffer of opencryptoki")
 def test_changed_private_blobs_are_refused(
     token: Token, root: Handle, loaded: Callable[[KeyAlgorithm], Loaded]

@@ -16,6 +16,8 @@ from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.exceptions.exceptions import SdkException
 
 from hsmd.client import ApiError, Client
+from hsmd.pb.v1 import datakeys_pb2, pins_pb2
+from tests import keyspaces
 from tests.calls import fresh
 from tests.stand import Answer, Stand, Tenant, b64, children_of, standing
 
@@ -75,6 +77,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, Cana
         _credentials(stand, tenant, canaries)
         with stand.client() as client:
             _grpc(client, canaries)
+            _keyspaces(client, canaries)
         _rest(stand, canaries)
         _sdk(stand, canaries)
         yield stand, canaries
@@ -122,6 +125,33 @@ def _grpc(client: Client, canaries: Canaries) -> None:
         client.encrypt(key_id, data, aad)
     with canaries.failing():
         client.decrypt(blob, aad)
+
+
+def _keyspaces(client: Client, canaries: Canaries) -> None:
+    of = keyspaces.scene(client)
+    private = of.point.key.private_numbers().private_value.to_bytes(32, "big")
+    canaries.keep("private key of an access point", private)
+    canaries.keep("data key of a capsule", of.plain)
+    document = of.point.document(of.capsule)
+    assert keyspaces.decrypt(client, of.key, of.capsule, document).datakey == of.plain
+    wrong = of.point.document(of.capsule, custom_signature=of.point.sign(of.plain))
+    for shown in (document, wrong, of.point.document(of.capsule, ecs_signature=canaries.text("evidence"))):
+        with canaries.failing():
+            keyspaces.decrypt(client, of.key, of.capsule, shown)
+    secret_terms = canaries.text("terms that are none")
+    with canaries.failing():
+        keyspaces.create_policy(client, of.point.keyspace, secret_terms)
+    for kind in (pins_pb2.PIN_TYPE_PLAIN_TEXT, pins_pb2.PIN_TYPE_CIPHER_TEXT):
+        pin = client.pins.CreatePin(pins_pb2.CreatePinRequest(pin_type=kind, keystore_id="1")).pin
+        canaries.keep(f"PIN {kind}", pin)
+        name = "PlainText" if kind == pins_pb2.PIN_TYPE_PLAIN_TEXT else "CipherText"
+        request = datakeys_pb2.CreateDataKeyRequest(key_id=of.key, pin=pin, pin_type=name)
+        made = client.data_keys.CreateDataKey(request)
+        canaries.keep(f"data key of {name}", made.plain_text)
+        with canaries.failing():
+            client.data_keys.CreateDataKey(
+                datakeys_pb2.CreateDataKeyRequest(key_id=of.key, pin=pin[1:], pin_type="CipherText")
+            )
 
 
 def _rest(stand: Stand, canaries: Canaries) -> None:

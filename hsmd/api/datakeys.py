@@ -6,6 +6,7 @@ from hsmd.domain.core import Call
 from hsmd.domain.datakeys import DataKeyPair
 from hsmd.domain.envelope import context_bytes
 from hsmd.domain.keys import check_sequence
+from hsmd.domain.pins import NO_PIN, Pin
 from hsmd.pb.v1 import datakeys_pb2 as pb
 
 _PairRequest = pb.CreateRsaDataKeyPairRequest | pb.CreateEcDataKeyPairRequest
@@ -32,10 +33,10 @@ def create_data_key_without_plaintext(
 def encrypt_data_key(call: Call, request: pb.EncryptDataKeyRequest) -> pb.EncryptDataKeyResponse:
     """DEW: encrypt-datakey."""
     check_sequence(request.sequence)
-    datakeys.refuse_pin(request.pin, request.pin_type)
     context = context_bytes(request.additional_authenticated_data, request.encryption_context)
     length = request.datakey_plain_length
-    key_id, blob = datakeys.encrypt(call, request.key_id, request.plain_text, length, context)
+    pin = Pin(request.pin, request.pin_type)
+    key_id, blob = datakeys.encrypt(call, request.key_id, request.plain_text, length, context, pin)
     return pb.EncryptDataKeyResponse(key_id=key_id, cipher_text=blob, datakey_length=length)
 
 
@@ -44,7 +45,8 @@ def decrypt_data_key(call: Call, request: pb.DecryptDataKeyRequest) -> pb.Decryp
     check_sequence(request.sequence)
     context = context_bytes(request.additional_authenticated_data, request.encryption_context)
     length = request.datakey_cipher_length
-    dek, digest = datakeys.decrypt(call, request.key_id, request.cipher_text, length, context)
+    pin = Pin(request.pin, request.pin_type)
+    dek, digest = datakeys.decrypt(call, request.key_id, request.cipher_text, length, context, pin)
     return pb.DecryptDataKeyResponse(data_key=dek, datakey_length=len(dek), datakey_dgst=digest)
 
 
@@ -66,8 +68,7 @@ def create_ec_data_key_pair(
     call: Call, request: pb.CreateEcDataKeyPairRequest
 ) -> pb.CreateEcDataKeyPairResponse:
     """DEW: create-ec-datakey-pair."""
-    datakeys.refuse_pin(request.pin, request.pin_type)
-    pair = _create_pair(call, request, _EC.name(request.key_spec))
+    pair = _create_pair(call, request, _EC.name(request.key_spec), Pin(request.pin, request.pin_type))
     return pb.CreateEcDataKeyPairResponse(
         key_id=pair.key_id,
         key_spec=request.key_spec,
@@ -77,10 +78,10 @@ def create_ec_data_key_pair(
     )
 
 
-def _create_pair(call: Call, request: _PairRequest, spec: str) -> DataKeyPair:
+def _create_pair(call: Call, request: _PairRequest, spec: str, pin: Pin = NO_PIN) -> DataKeyPair:
     check_sequence(request.sequence)
     context = context_bytes(request.additional_authenticated_data, {})
-    return datakeys.create_pair(call, request.key_id, spec, context)
+    return datakeys.create_pair(call, request.key_id, spec, context, pin)
 
 
 def _told(request: _PairRequest, pair: DataKeyPair) -> bytes | None:
@@ -90,7 +91,7 @@ def _told(request: _PairRequest, pair: DataKeyPair) -> bytes | None:
 
 def _create(call: Call, request: pb.CreateDataKeyRequest) -> tuple[str, bytes, bytes]:
     check_sequence(request.sequence)
-    datakeys.refuse_pin(request.pin, request.pin_type)
     context = context_bytes(request.additional_authenticated_data, request.encryption_context)
     bits = request.datakey_length if request.HasField("datakey_length") else None
-    return datakeys.create(call, request.key_id, _SPECS.name(request.key_spec), bits, context)
+    pin = Pin(request.pin, request.pin_type)
+    return datakeys.create(call, request.key_id, _SPECS.name(request.key_spec), bits, context, pin)

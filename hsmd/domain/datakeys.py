@@ -5,15 +5,16 @@ import hmac
 from dataclasses import dataclass, field
 
 from hsmd.algorithms import DATA_KEY_BITS, DATA_KEY_PAIRS, KeyAlgorithm
-from hsmd.domain import access, envelope, keys, kinds, publickeys
+from hsmd.domain import access, envelope, keys, kinds, pins, publickeys
 from hsmd.domain.core import Call
+from hsmd.domain.pins import NO_PIN, Pin
 from hsmd.errors import (
     CIPHER_LENGTH_DIFFERS,
     CIPHER_LENGTH_INVALID,
     DATAKEY_LENGTH_INVALID,
     DATAKEY_LENGTH_UNEVEN,
     DATAKEY_SPEC_INVALID,
-    PARAMETER_INVALID,
+    PARAMETER_MISSING,
     PLAIN_DIGEST_DIFFERS,
     PLAIN_LENGTH_DIFFERS,
     PLAIN_LENGTH_INVALID,
@@ -47,9 +48,12 @@ class DataKeyPair:
 
 
 def create(
-    call: Call, reference: str, spec: str, bits: int | None, context: bytes
+    call: Call, reference: str, spec: str, bits: int | None, context: bytes, pin: Pin = NO_PIN
 ) -> tuple[str, bytes, bytes]:
-    """(key id, DEK, wrapped DEK). `bits` wins over `spec`; 256 by default. DEW: create-datakey."""
+    """(key id, DEK, wrapped DEK). `bits` wins over `spec`; 256 by default. DEW: create-datakey.
+
+    What is made with a PIN is decrypted with the same PIN only.
+    """
     if bits is None:
         bits = DATA_KEY_BITS.get(spec, 0) if spec else _DEFAULT_BITS
         if not bits:
@@ -60,21 +64,25 @@ def create(
         raise Error(DATAKEY_LENGTH_UNEVEN)
     key = _wrapping_key(call, reference)
     dek = call.core.token.random(bits // 8)
-    return key.id, dek, envelope.seal(call, key, envelope.KIND_DATA_KEY, dek, context)
+    return key.id, dek, _sealed(call, key, dek, context, pin)
 
 
-def create_pair(call: Call, reference: str, spec: str, context: bytes) -> DataKeyPair:
+def create_pair(call: Call, reference: str, spec: str, context: bytes, pin: Pin = NO_PIN) -> DataKeyPair:
     """A new pair of this DEW key_spec. DEW: create-rsa-datakey-pair, create-ec-datakey-pair."""
     row = _PAIRS[spec]
     key = _wrapping_key(call, reference)
     if not call.core.token.supports(row):
         raise Error(DATAKEY_SPEC_INVALID)
     private, public = call.core.token.generate_exportable_pair(row)
-    wrapped = envelope.seal(call, key, envelope.KIND_DATA_KEY_PAIR, private, context)
+    bound = pins.binding(call, key, pin)
+    kind = envelope.KIND_PINNED_DATA_KEY_PAIR if bound else envelope.KIND_DATA_KEY_PAIR
+    wrapped = envelope.seal(call, key, kind, private, bound + context)
     return DataKeyPair(key.id, publickeys.pem(public), private, wrapped)
 
 
-def encrypt(call: Call, reference: str, data: bytes, length: int, context: bytes) -> tuple[str, bytes]:
+def encrypt(
+    call: Call, reference: str, data: bytes, length: int, context: bytes, pin: Pin = NO_PIN
+) -> tuple[str, bytes]:
     """(key id, wrapped DEK) of a DEK followed by its SHA-256; `length` is the DEK's. DEW: encrypt-datakey."""
     if not 1 <= length <= _LARGEST_BYTES:
         raise Error(PLAIN_LENGTH_INVALID)
@@ -84,10 +92,12 @@ def encrypt(call: Call, reference: str, data: bytes, length: int, context: bytes
     if not hmac.compare_digest(hashlib.sha256(dek).digest(), digest):
         raise Error(PLAIN_DIGEST_DIFFERS)
     key = _wrapping_key(call, reference)
-    return key.id, envelope.seal(call, key, envelope.KIND_DATA_KEY, dek, context)
+    return key.id, _sealed(call, key, dek, context, pin)
 
 
-def decrypt(call: Call, reference: str, blob: bytes, length: int, context: bytes) -> tuple[bytes, bytes]:
+def decrypt(
+    call: Call, reference: str, blob: bytes, length: int, context: bytes, pin: Pin = NO_PIN
+) -> tuple[bytes, bytes]:
     """(DEK, its SHA-256), or those of a pair's private key. DEW: decrypt-datakey.
 
     `length` is that of the DEK or of the wrapped DEK: DEW's text says one and its examples the other
@@ -95,18 +105,22 @@ def decrypt(call: Call, reference: str, blob: bytes, length: int, context: bytes
     """
     if length not in envelope.CIPHER_LENGTHS:
         raise Error(CIPHER_LENGTH_INVALID)
-    kinds.wrapping(access.usable(access.key(call, reference)))
-    dek = envelope.open_sealed(call, blob, envelope.DATA_KEYS, context, reference).data
+    key = kinds.wrapping(access.usable(access.key(call, reference)))
+    bound = pins.binding(call, key, pin)
+    if not bound and envelope.is_pinned(blob):
+        raise Error(PARAMETER_MISSING, name="pin")
+    kind = envelope.PINNED_DATA_KEYS if bound else envelope.DATA_KEYS
+    dek = envelope.open_sealed(call, blob, kind, bound + context, reference).data
     if length not in (len(dek), len(blob)):
         raise Error(CIPHER_LENGTH_DIFFERS)
     return dek, hashlib.sha256(dek).digest()
 
 
-def refuse_pin(pin: str, pin_type: str) -> None:
-    """Raises Error(PARAMETER_INVALID): PINs belong to trusted keyspaces, which are not offered here."""
-    if pin or pin_type:
-        raise Error(PARAMETER_INVALID, name="pin", reason="PINs for data keys are not supported")
-
-
 def _wrapping_key(call: Call, reference: str) -> Key:
     return kinds.wrapping(keys.key_for_encryption(call, reference))
+
+
+def _sealed(call: Call, key: Key, dek: bytes, context: bytes, pin: Pin) -> bytes:
+    bound = pins.binding(call, key, pin)
+    kind = envelope.KIND_PINNED_DATA_KEY if bound else envelope.KIND_DATA_KEY
+    return envelope.seal(call, key, kind, dek, bound + context)

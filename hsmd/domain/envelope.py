@@ -29,12 +29,15 @@ MAGIC = b"HSM\x01"
 HEADER_BYTES = 124
 IV_BYTES = 12
 _FRONT = struct.Struct(">4s36sBB2xII12s")  # bytes 0 to 64
+_KIND_AT = 41
 _TAG_BYTES = 16
 _ZERO = bytes(12)
 _BLOCK = 16
 
 KIND_DATA, KIND_DATA_KEY, KIND_DATA_KEY_PAIR = 1, 2, 3
+KIND_CAPSULE, KIND_PINNED_DATA_KEY, KIND_PINNED_DATA_KEY_PAIR = 4, 5, 6
 DATA_KEYS = (KIND_DATA_KEY, KIND_DATA_KEY_PAIR)
+PINNED_DATA_KEYS = (KIND_PINNED_DATA_KEY, KIND_PINNED_DATA_KEY_PAIR)
 
 # What a caller may give as the length of a data key or of its ciphertext, in bytes: private keys are longest.
 CIPHER_LENGTHS = range(1, 4097)
@@ -107,6 +110,11 @@ def open_sealed(
     except BadData as error:
         raise Error(CIPHERTEXT_INVALID) from error
     return Plaintext(key.id, padded[: header.length], header.kind)
+
+
+def is_pinned(blob: bytes) -> bool:
+    """Whether it says of itself that it is a data key bound to a PIN; nothing is checked."""
+    return blob.startswith(MAGIC) and len(blob) > _KIND_AT and blob[_KIND_AT] in PINNED_DATA_KEYS
 
 
 def context_bytes(data: bytes, pairs: Mapping[str, str]) -> bytes:

@@ -136,7 +136,7 @@ def _kind(schema: Schema) -> str:
     kind = schema.get("type", "object")
     text = kind if isinstance(kind, str) else " or ".join(kind)
     if "enum" in schema:
-        text += ": " + ", ".join(each or '""' for each in schema["enum"])
+        text += ": " + ", ".join(str(each) or '""' for each in schema["enum"])
     elif "contentEncoding" in schema:
         text += f", {schema['contentEncoding']}"
     elif "pattern" in schema:
