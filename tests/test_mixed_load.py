@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from hsmd.client import ApiError, Client
+from tests.calls import fresh
 from tests.stand import Stand, standing
 
 _THREADS, _CHANNELS, _KEYS = 64, 8, 12
@@ -43,7 +44,6 @@ class Worker:
         self._wrapped: list[tuple[bytes, bytes, bytes, str]] = []
         self._seen: set[bytes] = set()
         self._own = ""
-        self._serial = 0
         self._operations: tuple[tuple[int, Callable[[], bool]], ...] = (
             (30, self.encrypt),
             (30, self.decrypt),
@@ -147,8 +147,7 @@ class Worker:
         return refused and self._client.decrypt(self._client.encrypt(self._own, b"data")) == b"data"
 
     def create(self) -> bool:
-        self._serial += 1
-        alias = f"own-{threading.get_ident()}-{self._serial}"
+        alias = fresh("own")
         self._own = self._client.create_key(alias)
         return self._client.describe_key(f"alias/{alias}").key_id == self._own
 

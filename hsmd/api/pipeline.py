@@ -5,9 +5,9 @@ The order is fixed here and nowhere else. A servicer raises; only this module to
 
 import logging
 import math
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -231,7 +231,7 @@ class _Record:
 
 def _request_id(metadata: Metadata) -> str:
     sent = metadata.get(REQUEST_ID_KEY)
-    return sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+    return sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
 
 
 def _decoded(method: Method, raw: bytes) -> Any:

@@ -72,7 +72,7 @@ def seal(call: Call, key: Key, kind: int, data: bytes, context: bytes) -> bytes:
     """Encrypt under the key's current version. Raises Error(KEY_USED_UP) and the token's."""
     version = material.current(call, key)
     usage.count(call, key, version.version)
-    iv = call.core.token.random(IV_BYTES)
+    iv = call.core.ivs.take(call.core.token)
     number = BY_NAME[version.algorithm].number
     front = _FRONT.pack(MAGIC, key.id.encode(), number, kind, version.version, len(data), iv)
     padded = data + bytes(-len(data) % _BLOCK)

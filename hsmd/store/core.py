@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 from sqlalchemy.pool import PoolProxiedConnection
 
 from hsmd.store import engine
@@ -32,6 +32,11 @@ _SCRUB_MILLIS = 250  # longest wait for readers that still need the old log
 _log = logging.getLogger(__name__)
 _record_change = insert(CHANGES)
 _last_change = select(func.coalesce(func.max(CHANGES.c.seq), 0))
+_changes = (
+    select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id)
+    .where(CHANGES.c.seq > bindparam("since"))
+    .order_by(CHANGES.c.seq)
+)
 
 
 class Tx:
@@ -170,9 +175,8 @@ class Store:
 
     def changes(self, since: int) -> list[Change]:
         """The changes after the number `since`, in order. Raises Error."""
-        query = select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id).where(CHANGES.c.seq > since)
         with self.read() as tx:
-            return [Change(*row) for row in tx.connection.execute(query.order_by(CHANGES.c.seq)).all()]
+            return [Change(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
 
     def close(self) -> None:
         """Close what is open. A later call opens it again."""

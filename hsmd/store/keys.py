@@ -5,9 +5,10 @@ alias is free again. What a state means is the domain's; here count only `LIVING
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, literal_column, select
+from sqlalchemy import Integer, Select, bindparam, func, literal_column, select
 
 from hsmd.errors import ALIAS_IN_USE, Error
 from hsmd.store import schema
@@ -163,11 +164,11 @@ def count_keys(
 
     With `at_most` counting stops there: enough to hold against a quota, however many there are.
     """
-    query = select(KEYS.c.state).where(KEYS.c.project_id == project_id, LIVING)
-    if custom_only:
-        query = query.where(KEYS.c.is_default == literal_column("0"))
-    rows = _filtered(query, state, spec, enterprise).limit(at_most).subquery()
-    return tx.connection.execute(select(func.count()).select_from(rows)).scalar_one()
+    wanted = {"state": state, "spec": spec, "enterprise_project_id": enterprise, "most": at_most}
+    values = {name: value for name, value in wanted.items() if value is not None}
+    counting = _counting(frozenset(values), custom_only=custom_only)
+    number: int = tx.connection.execute(counting, values | {"project_id": project_id}).scalar_one()
+    return number
 
 
 def due_deletions(tx: Tx, now: int, *, limit: int = 1000) -> list[str]:
@@ -202,6 +203,18 @@ def reserve_usage(tx: Tx, key_id: str, version: int, block: int, limit: int) -> 
     if granted:
         _USAGE.update(tx, replace(usage, used=usage.used + granted))
     return granted
+
+
+@cache  # to build a query costs more than to run it
+def _counting(given: frozenset[str], *, custom_only: bool) -> Select[Any]:
+    """The query that counts by project and by what else is given, each by its name."""
+    columns = (KEYS.c.project_id, KEYS.c.state, KEYS.c.spec, KEYS.c.enterprise_project_id)
+    bound = [column == bindparam(column.name) for column in columns if column.name in given | {"project_id"}]
+    query = select(KEYS.c.state).where(*bound, LIVING)
+    if custom_only:
+        query = query.where(KEYS.c.is_default == literal_column("0"))
+    rows = (query.limit(bindparam("most", type_=Integer)) if "most" in given else query).subquery()
+    return select(func.count()).select_from(rows)
 
 
 def _filtered(query: Select[Any], state: int | None, spec: str | None, enterprise: str | None) -> Select[Any]:
