@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from hsmd.client import Client
-from hsmd.pb.v1 import datakeys_pb2, pins_pb2
+from hsmd.pb.v1 import datakeys_pb2, grants_pb2, pins_pb2
 from tests.calls import Operation, fresh, record, refusal, refused
-from tests.stand import Stand, standing
+from tests.stand import Stand, Tenant, standing
 
 PLAIN, CIPHER = "PlainText", "CipherText"
 
@@ -148,6 +148,26 @@ def test_a_cipher_pin_is_good_in_its_project_only(client: Client, strange: Clien
         with refusal("KMS.0308"):
             made(client, key, base64.b64encode(bytes(raw)).decode())
         raw[place] ^= 1
+
+
+def test_who_is_granted_a_key_uses_its_project_s_pins(
+    client: Client, strange: Client, stranger: Tenant
+) -> None:
+    key = client.create_key(fresh())
+    request = grants_pb2.CreateGrantRequest(
+        key_id=key,
+        grantee_principal=stranger.user_id,
+        operations=[
+            grants_pb2.GRANT_OPERATION_CREATE_DATAKEY,
+            grants_pb2.GRANT_OPERATION_DECRYPT_DATAKEY,
+        ],
+    )
+    client.grants.CreateGrant(request)
+    pin = create_pin(client)
+    plain, blob = made(strange, key, pin)
+    assert opened(client, key, blob, pin) == opened(strange, key, blob, pin) == plain
+    with refusal("KMS.0308"):
+        made(strange, key, create_pin(strange))
 
 
 def test_after_a_restart(tmp_path: Path) -> None:
