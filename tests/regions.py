@@ -66,10 +66,18 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.muted = False
+        self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._listener.close()
+
+    def drop(self) -> None:
+        """End the connections that there are."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -84,6 +92,7 @@ class Wire:
             near.close()
             return
         far.settimeout(None)
+        self._ends += (near, far)
         threading.Thread(
             target=self._pump, args=(near, far), kwargs={"backwards": False}, daemon=True
         ).start()

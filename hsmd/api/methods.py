@@ -115,18 +115,24 @@ def checker(descriptor: Descriptor) -> Check:
 def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
     options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
     name = options.name or field.name
-    if options.refused:
-        yield _absence(field, name, options.refused)
-    if options.required:
-        yield _presence(field, name)
-    if options.max:
-        yield _bound(field.name, name, options.max, options.fault)
+    yield from _bounds(field)
     if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
         yield _text(field.name, name, options.fault)
     if field.enum_type is not None and not field.is_repeated:
         yield _known(field.name, name, frozenset(field.enum_type.values_by_number), options.fault)
     if field.message_type is not None and not field.message_type.GetOptions().map_entry:
         yield (_inside_each if field.is_repeated else _inside)(field.name, field.message_type)
+
+
+def _bounds(field: FieldDescriptor) -> Iterator[Check]:
+    options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
+    name = options.name or field.name
+    if options.refused:
+        yield _absence(field, name, options.refused)
+    if options.required:
+        yield _presence(field, name)
+    if options.max:
+        yield _bound(field.name, name, options.max, options.fault)
 
 
 def _inside(attribute: str, inner: Descriptor) -> Check:
@@ -140,11 +146,13 @@ def _inside(attribute: str, inner: Descriptor) -> Check:
 
 
 def _inside_each(attribute: str, inner: Descriptor) -> Check:
-    check_inner = checker(inner)
+    """Presence and bounds of each item. Its texts are for the domain: what they mean depends on the list."""
+    checks = [each for field in inner.fields for each in _bounds(field)]
 
     def check(message: Any) -> None:
-        for each in getattr(message, attribute):
-            check_inner(each)
+        for item in getattr(message, attribute):
+            for each in checks:
+                each(item)
 
     return check
 
