@@ -7,7 +7,7 @@ import pytest
 from hsmd.client import Client
 from tests.calls import Operation
 from tests.specs import Keys
-from tests.stand import CLUSTERS, Stand, Tenant, standing
+from tests.stand import CLUSTERS, NOWHERE, Stand, Tenant, standing
 from tests.stores import empty_url, sqlite_store, sqlite_url, store, store_url
 
 __all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url"]  # fixtures
@@ -17,8 +17,14 @@ __all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url"]  # f
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """One daemon and gateway for every test that leaves them as they are (keys it may make)."""
     settings = {"HSMD__LIMITS__KEYS_PER_PROJECT": "100000"}
-    with standing(tmp_path_factory.mktemp("stand"), settings, clusters=CLUSTERS) as one:
+    one = Stand(tmp_path_factory.mktemp("stand"), settings)
+    one.add_clusters(*CLUSTERS)
+    one.add_peer(NOWHERE)
+    try:
+        one.start()
         yield one
+    finally:
+        one.stop()
 
 
 @pytest.fixture(scope="session")

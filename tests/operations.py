@@ -27,7 +27,7 @@ from hsmd.gateway.transcoder import Route, build
 from tests import keyspaces, vaults, wrapping
 from tests.calls import fresh
 from tests.specs import Keys
-from tests.stand import CLUSTERS, Answer, Stand, b64
+from tests.stand import CLUSTERS, NOWHERE, Answer, Stand, b64
 
 SOMEBODY = "0123456789abcdef" * 2
 _TREE, _ROUTES = build(services())
@@ -35,13 +35,18 @@ _TREE, _ROUTES = build(services())
 
 @dataclass(frozen=True)
 class World:
-    """What right calls are made of. With `own` every key is a new one, so that its state may be changed."""
+    """What right calls are made of. With `own` every key is a new one, so that its state may be changed.
+
+    `there` is another region that answers. The peer of the stand that tests share does not: calls for it are
+    right and fail.
+    """
 
     stand: Stand
     client: Client
     keys: Keys
     folder: Path
     own: bool = False
+    there: Stand | None = None
 
     def key(self, spec: str = "AES_256", usage: str = "") -> str:
         if self.own:
@@ -404,6 +409,26 @@ def _vault(world: World, *, enabled: bool = True) -> Fields:
     return {"keystore_id": found}
 
 
+def _replicated(world: World) -> Fields:
+    there = world.there.settings["HSMD__REGION"] if world.there else NOWHERE
+    return {
+        "key_id": world.another(),
+        "replica_region": there,
+        "replica_project_id": (world.there or world.stand).dev.project_id,
+        "key_alias": fresh(),
+        "key_description": "there",
+        "enterprise_project_id": "0",
+        "tags": [{"key": "colour", "value": "blue"}],
+    }
+
+
+def _moved(world: World) -> Fields:
+    fields = _replicated(world)
+    if world.there:
+        world.rest("replicate_key", fields)
+    return {"key_id": fields["key_id"], "primary_region": fields["replica_region"]}
+
+
 RIGHT: dict[str, Right] = {
     "associate_alias": lambda world: {
         "alias": _alias(world, world.another()),
@@ -501,7 +526,9 @@ RIGHT: dict[str, Right] = {
     },
     "list_kms_tags": lambda world: _tagged(world) and {},
     "list_retirable_grants": lambda world: {"limit": "1000"} if _given(world) else {},
+    "list_support_regions": lambda _world: {"limit": 10, "offset": 0},
     "re_encrypt": _re_encrypted,
+    "replicate_key": _replicated,
     "rotate_on_demand": lambda world: {"key_id": world.another()},
     "show_key_policy": _policy,
     "show_key_rotation_status": _rotated,
@@ -517,6 +544,7 @@ RIGHT: dict[str, Right] = {
     "update_key_description": lambda world: {"key_id": world.key(), "key_description": "described"},
     "update_key_policy": _changed_policy,
     "update_key_rotation_interval": lambda world: _rotated(world, rotation_interval=90),
+    "update_primary_region": _moved,
     "validate_signature": _signed,
     "verify_mac": _authenticated,
 }

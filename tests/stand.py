@@ -33,6 +33,7 @@ from tests.softhsm import OPENCRYPTOKI, another_token, make_token
 
 _HSMD = Path(sys.executable).with_name("hsmd")
 CLUSTERS = ("vault-1", "vault-2", "vault-3")  # of the stand that all tests share
+NOWHERE = "nowhere-1"  # its peer region
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -123,6 +124,20 @@ class Stand:
         both = [each for each in (before, *(f"{{ {table} }}" for table in tables)) if each]
         self.settings["HSMD__KEYSTORES"] = f"[{', '.join(both)}]"
         return folders
+
+    def add_peer(self, region: str) -> None:
+        """A peer region that never answers; to be done before the start."""
+        table = {
+            "region": region,
+            "address": f"127.0.0.1:{free_port()}",
+            "ca": str(self.dev.ca),
+            "certificate": str(self.dev.certificate),
+            "key": str(self.dev.key),
+            "names": [f"CN:hsmd-{region}"],
+        }
+        parts = ", ".join(f"{name} = {json.dumps(value)}" for name, value in table.items())
+        shared = f'{{theirs = "{self.dev.domain_id}", ours = "{self.dev.domain_id}"}}'
+        self.settings["HSMD__PEERS"] = f"[{{{parts}, domains = [{shared}]}}]"
 
     def _token_folders(self) -> set[Path]:
         return {path for path in (self.dev.data / "token").glob("*") if path.is_dir()}

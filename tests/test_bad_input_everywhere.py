@@ -264,6 +264,7 @@ _STATES: dict[str, tuple[str | None, str | None, str | None]] = {
     "list_aliases": _ALWAYS,
     "list_grants": _ALWAYS,
     "list_key_detail": _ALWAYS,
+    "replicate_key": ("KMS.0209", "KMS.0210", "KMS.0308"),  # imported material is not replicated
     "rotate_on_demand": ("KMS.0209", "KMS.0210", "KMS.0312"),
     "show_key_rotation_status": _ALWAYS,
     "show_kms_tags": _ALWAYS,

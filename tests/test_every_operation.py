@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,12 @@ import pytest
 from hsmd.client import Client
 from hsmd.gateway.options import json_name
 from tests.operations import OPERATIONS, RIGHT, SERVED, World
+from tests.regions import make_world
+from tests.softhsm import OPENCRYPTOKI
 from tests.specs import Keys
 from tests.stand import Stand
 from tests.test_sdk import checked
 
-# Not served yet, by the subject that brings them. A row goes when its operation comes.
-_NOT_YET = {
-    "regions": {"list_support_regions", "replicate_key", "update_primary_region"},
-}
 # Methods of the client that are no operation, each with the reason why it is not called here.
 _NO_OPERATIONS = {
     "new_builder": "makes the client: every test here has one by it",
@@ -57,21 +56,49 @@ def test_every_method_of_the_client_is_called_or_listed() -> None:
     assert all(not inspect.iscoroutinefunction(getattr(kms.KmsClient, name)) for name in methods)
 
 
-def test_every_operation_is_served_or_known_to_come() -> None:
-    later = {name for names in _NOT_YET.values() for name in names}
-    assert not later & set(SERVED), "served: take them off _NOT_YET"
-    assert set(OPERATIONS) - set(SERVED) == later
+def test_every_operation_is_served() -> None:
+    assert set(OPERATIONS) == set(SERVED)
     assert set(RIGHT) == set(SERVED), "each operation has a right call in tests/operations.py"
 
 
-@pytest.mark.parametrize("name", SERVED)
-def test_called(sdk: kms.KmsClient, world: World, name: str) -> None:
+_ELSEWHERE = ("replicate_key", "update_primary_region")
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, Stand]]:
+    """Two regions, of which the first is called."""
+    if OPENCRYPTOKI:
+        pytest.skip("a SoftHSM2 token's folder is copied for its root key")
+    made = make_world(tmp_path_factory.mktemp("regions"), ("here-1", "there-1"))
+    try:
+        made["here-1"].start()
+        made["there-1"].start(gateway=False)
+        yield made["here-1"], made["there-1"]
+    finally:
+        made.stop()
+
+
+def _called(sdk: kms.KmsClient, world: World, name: str) -> None:
     operation = OPERATIONS[name]
     answer = getattr(sdk, name)(operation.sdk_request(RIGHT[name](world)))
     assert answer.status_code in (200, 201, 204)
     checked(answer, absent=_ABSENT)
     invoker = getattr(sdk, f"{name}_invoker")(operation.sdk_request(RIGHT[name](world)))
     assert invoker.invoke().status_code == answer.status_code
+
+
+@pytest.mark.parametrize("name", [name for name in SERVED if name not in _ELSEWHERE])
+def test_called(sdk: kms.KmsClient, world: World, name: str) -> None:
+    _called(sdk, world, name)
+
+
+@pytest.mark.parametrize("name", _ELSEWHERE)
+def test_called_for_another_region(
+    regions: tuple[Stand, Stand], keys: Keys, tmp_path: Path, name: str
+) -> None:
+    here, there = regions
+    with here.client() as client:
+        _called(here.sdk(), World(here, client, keys, tmp_path, there=there), name)
 
 
 @pytest.mark.parametrize("name", SERVED)
