@@ -3,15 +3,30 @@
 from dataclasses import dataclass
 from typing import Literal
 
-IdentityKind = Literal["certificate", "access-key", "token", "password", "socket", "system", "anonymous"]
+IdentityKind = Literal[
+    "certificate",
+    "access-key",
+    "temporary-key",
+    "token",
+    "password",
+    "socket",
+    "keystone",
+    "oidc",
+    "system",
+    "anonymous",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An established identity acting in one project.
+    """An established identity acting in one project, or in its domain when `project_id` is "".
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous
-    callers, calls outside any project). `roles` holds the names that count in this project.
+    callers, calls outside any project). `roles` holds the names that count in this project or domain.
+
+    Who acts as an agency is that agency: `user_id` and `user_name` are the agency's, `domain_id` is the
+    domain that trusts, and `assumed_by` the user who took it on. `session_policy` is the JSON policy that
+    narrows temporary credentials, "" for none.
     """
 
     kind: IdentityKind
@@ -22,3 +37,10 @@ class Caller:
     roles: frozenset[str] = frozenset()
     source: str = ""
     request_id: str = ""
+    assumed_by: str = ""
+    session_policy: str = ""
+
+    @property
+    def is_agency(self) -> bool:
+        """Whether a user of another domain, or a service, acts as an agency."""
+        return self.assumed_by != ""

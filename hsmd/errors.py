@@ -22,10 +22,14 @@ class Fault:
 
 
 class Error(Exception):
-    """A fault that happened. Its text is for the caller; the cause (`from`) is for the log."""
+    """A fault that happened. Its text is for the caller; the cause (`from`) is for the log.
 
-    def __init__(self, fault: Fault, **values: object) -> None:
+    `retry_after`: seconds after which the same call may go well; 0 where that is not known.
+    """
+
+    def __init__(self, fault: Fault, *, retry_after: float = 0.0, **values: object) -> None:
         self.fault = fault
+        self.retry_after = retry_after
         self.message = fault.text.format(**values)
         super().__init__(f"{fault.code}: {self.message}")
 
@@ -55,6 +59,9 @@ PROJECT_DIFFERS = Fault(
     "KMS.0321", 403, "PERMISSION_DENIED", "The project in the URL is not the one of the token."
 )
 ACTION_REFUSED = Fault("KMS.0330", 403, "PERMISSION_DENIED", "You lack the permission {action}.")
+IAM_ACTION_REFUSED = Fault(
+    "IAM.0003", 403, "PERMISSION_DENIED", "Policy doesn't allow {action} to be performed."
+)
 TOKEN_REQUEST_REFUSED = Fault("IAM.0001", 401, "UNAUTHENTICATED", "The username or password is wrong.")
 TOKEN_REQUEST_INVALID = Fault("IAM.0011", 400, "INVALID_ARGUMENT", "Request body is invalid: {reason}.")
 RATE_EXCEEDED = Fault("APIGW.0308", 429, "RESOURCE_EXHAUSTED", "Too many requests: {reason}.")

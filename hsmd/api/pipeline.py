@@ -136,7 +136,14 @@ class Pipeline:
         if not method.open:
             who = peer.identify(call, method, request)
             project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
-            call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
+            call.caller = identity.act(
+                self._core,
+                who,
+                project,
+                peer.source,
+                call.caller.request_id,
+                in_domain=access.in_domain(method.action),
+            )
         if method.action:
             access.permit(call, method.action, deferred=method.deferred)
         try:

@@ -1,6 +1,6 @@
 """May this caller do this on this key? The only door to a key row.
 
-Roles are those of the DEW permission pages; their actions are in `dew/iam-actions.tsv`. Default is deny.
+Roles stand in `builtin`; their actions are in `dew/iam-actions.tsv`. Default is deny.
 A key of another project and a key that does not exist look the same: KMS.0207.
 
 A grant opens one key to one user or domain for some operations. A call of a method that declares its grant
@@ -15,9 +15,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from hsmd.caller import Caller
+from hsmd.domain import builtin
 from hsmd.domain.core import Call
 from hsmd.errors import (
     ACTION_REFUSED,
+    IAM_ACTION_REFUSED,
     KEY_DISABLED,
     KEY_ID_INVALID,
     KEY_NOT_FOUND,
@@ -32,18 +34,6 @@ from hsmd.store.keys import DESTROYED, Key
 # DEW's key states.
 ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT, FROZEN = 2, 3, 4, 5, 7
 _STATE_NAMES = {1: "pending activation", PENDING_IMPORT: "pending import", FROZEN: "frozen"}
-
-ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
-    "KMS Administrator": ("kms:*",),
-    "KMS CMKFullAccess": ("kms:cmk:*", "kms:dek:*", "kms:grant:*", "kms:cmkTag:*", "kms:alias:*"),
-    "KMS CMKReadOnlyAccess": (
-        "kms:cmk:get*",
-        "kms:cmk:list*",
-        "kms:grant:list*",
-        "kms:cmkTag:list*",
-        "kms:alias:list*",
-    ),
-}
 
 # Kinds of grantees.
 USER, DOMAIN = "user", "domain"
@@ -60,7 +50,9 @@ _URN = re.compile(r"kms:([^:]{1,64}):([0-9a-f]{32}):alias:([a-zA-Z0-9:/_-]{1,255
 
 @cache
 def _allows(role: str, action: str) -> bool:
-    return any(fnmatchcase(action, pattern) for pattern in ROLE_ACTIONS.get(role, ()))
+    return role in builtin.BY_NAME and any(
+        fnmatchcase(action, pattern) for pattern in builtin.BY_NAME[role].actions
+    )
 
 
 def permit(call: Call, action: str, *, deferred: bool = False) -> None:
@@ -70,8 +62,13 @@ def permit(call: Call, action: str, *, deferred: bool = False) -> None:
     """
     if not any(_allows(role, action) for role in call.caller.roles):
         if not deferred:
-            raise Error(ACTION_REFUSED, action=action)
+            raise Error(IAM_ACTION_REFUSED if in_domain(action) else ACTION_REFUSED, action=action)
         call.refused = action
+
+
+def in_domain(action: str) -> bool:
+    """Whether the action is one of the caller's domain, wherever else the caller may act."""
+    return action.startswith(("iam:", "hsmd:"))
 
 
 def check_refused(call: Call, reference: str) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from hsmd.caller import Caller, IdentityKind
-from hsmd.domain import passwords
+from hsmd.domain import entitlements, passwords
 from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Call, Core
+from hsmd.domain.entitlements import Held
 from hsmd.errors import (
     IDENTITY_REFUSED,
     PROJECT_DIFFERS,
@@ -29,7 +30,8 @@ from hsmd.errors import (
 )
 from hsmd.keyring import with_token_key
 from hsmd.store import identity as rows
-from hsmd.store.identity import CertificateBinding, Domain, Project, RoleAssignment, User
+from hsmd.store.identity import CertificateBinding, Domain, Project, User
+from hsmd.store.policies import AGENCY, USER
 
 _HOUR_MILLIS = 60 * 60_000
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
@@ -40,16 +42,26 @@ _TOKEN_MAGIC = b"HTK\x01"
 _NO_PROJECT = bytes(16)
 _MAC_BYTES = 32
 
+_BOUND = ("token", "socket", "keystone")  # good where they were made for, and nowhere else
+
 _UNKNOWN_USER = "unknown user"  # instead of what was claimed: people type passwords into name fields
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user whose evidence holds. `bound_project`: the only project (tokens) or the one meant by silence."""
+    """A user whose evidence holds. `bound_project`: the only project (tokens) or the one meant by silence.
+
+    Who acts as an agency has its id and name and the domain that trusts; `session_policy` is the JSON policy
+    that narrows temporary credentials.
+    """
 
     kind: IdentityKind
     user: User
     bound_project: str = ""
+    agency_id: str = ""
+    agency_name: str = ""
+    agency_domain: str = ""
+    session_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,29 +139,59 @@ def enabled_user(core: Core, user_id: str) -> User:
     return user
 
 
-def act(core: Core, identity: Identity, project_id: str, source: str, request_id: str) -> Caller:
+def act(
+    core: Core, identity: Identity, project_id: str, source: str, request_id: str, *, in_domain: bool = False
+) -> Caller:
     """The identity as a caller in a project: the one asked for, or the one it is bound to.
+
+    Without either, and for methods of the domain (`in_domain`), it acts in its domain. There a token or
+    socket of one project has no role.
 
     Raises Error(PROJECT_DIFFERS, TOKEN_WITHOUT_PROJECT) for a token's other project and
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
-    if identity.kind in ("token", "socket") and project_id and project_id != identity.bound_project:
+    bound = identity.kind in _BOUND
+    if in_domain:
+        return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
+    if bound and project_id and project_id != identity.bound_project:
         raise Error(PROJECT_DIFFERS if identity.bound_project else TOKEN_WITHOUT_PROJECT)
     project_id = project_id or identity.bound_project
-    user = identity.user
-    roles = _roles_in(core, user, project_id) if project_id else frozenset()
-    if project_id and not roles:
+    if not project_id:
+        return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
+    roles = entitlements.in_project(core, *_subject(identity), project_id)
+    if not roles:
         # Said of a project that does not exist, too.
         raise Error(PROJECT_REFUSED, project=project_id if _HEX_ID.fullmatch(project_id) else "of that name")
+    return _caller(identity, project_id, roles, source, request_id)
+
+
+def _subject(identity: Identity) -> tuple[str, str]:
+    """Whose roles count: kind and id."""
+    return (AGENCY, identity.agency_id) if identity.agency_id else (USER, identity.user.id)
+
+
+def _in_domain(core: Core, identity: Identity, *, bound: bool) -> tuple[Held, ...]:
+    if bound and identity.bound_project:
+        return ()
+    domain_id = identity.agency_domain or identity.user.domain_id
+    return entitlements.in_domain(core, *_subject(identity), domain_id)
+
+
+def _caller(
+    identity: Identity, project_id: str, held: tuple[Held, ...], source: str, request_id: str
+) -> Caller:
+    user, agency = identity.user, identity.agency_id
     return Caller(
         kind=identity.kind,
-        user_id=user.id,
-        user_name=user.name,
-        domain_id=user.domain_id,
+        user_id=agency or user.id,
+        user_name=identity.agency_name if agency else user.name,
+        domain_id=identity.agency_domain if agency else user.domain_id,
         project_id=project_id,
-        roles=roles,
+        roles=frozenset(each.name for each in held),
         source=source,
         request_id=request_id,
+        assumed_by=user.id if agency else "",
+        session_policy=identity.session_policy,
     )
 
 
@@ -175,7 +217,7 @@ def issue_token(
     place = bytes.fromhex(project.id) if project else _NO_PROJECT
     signed = _TOKEN.pack(_TOKEN_MAGIC, bytes.fromhex(user.id), place, issued, expires, core.token.random(16))
     mac = _credential_mac(core, signed)
-    roles = tuple(sorted(_roles_in(core, user, project.id))) if project else ()
+    roles = tuple(sorted(_roles_in(core, user, project.id if project else "")))
     text = base64.urlsafe_b64encode(signed + mac).decode()
     call.caller = replace(
         call.caller,
@@ -191,9 +233,10 @@ def issue_token(
 
 def projects(call: Call) -> list[Project]:
     """The projects in which the caller has a role. IAM: GET /v3/projects."""
+    caller = call.caller
     with call.read() as tx:
-        granted = {each.project_id for each in rows.roles_of(tx, call.caller.user_id)}
-        return [each for each in rows.find_projects(tx, call.caller.domain_id) if each.id in granted]
+        kind = AGENCY if caller.is_agency else USER
+        return entitlements.projects_of(tx, kind, caller.user_id, caller.domain_id)
 
 
 def own_domain(call: Call) -> Domain | None:
@@ -213,12 +256,12 @@ def _user(core: Core, user_id: str) -> User | None:
 
 
 def _roles_in(core: Core, user: User, project_id: str) -> frozenset[str]:
-    def load() -> list[RoleAssignment]:
-        with core.store.read() as tx:
-            return rows.roles_of(tx, user.id)
-
-    assigned = core.cache.get(user.id, "roles", load) or []
-    return frozenset(each.role for each in assigned if each.project_id == project_id)
+    """The names of what the user holds in the project, or in its domain when that is ""."""
+    if project_id:
+        held = entitlements.in_project(core, USER, user.id, project_id)
+    else:
+        held = entitlements.in_domain(core, USER, user.id, user.domain_id)
+    return frozenset(each.name for each in held)
 
 
 def _claim(user_id: str, user_name: str, domain: Domain) -> tuple[str, ...]:

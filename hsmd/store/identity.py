@@ -8,7 +8,7 @@ with the id of what was added, for a role the user's.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Table, bindparam, delete, func, select
 
 from hsmd.store import schema
 from hsmd.store.core import Tx
@@ -19,30 +19,64 @@ SUBJECT = "identity"  # in the change feed
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A tenant: an account with its own users and projects."""
+    """A tenant: an account with its own users and projects. `owner_id`: the user whom it was made for."""
 
     id: str
     name: str
+    description: str | None = None
+    enabled: bool | None = None
+    owner_id: str | None = None
+    created: int | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether its users may come."""
+        return self.enabled is not False
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Where a domain's keys live."""
+    """Where a domain's keys live; `parent_id` is another project's, or None."""
 
     id: str
     domain_id: str
     name: str
+    description: str | None = None
+    enabled: bool | None = None
+    parent_id: str | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether calls may act in it."""
+        return self.enabled is not False
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Someone of a domain; `password_hash` is Argon2's own text form."""
+    """Someone of a domain; `password_hash` is Argon2's own text form, "" for one without a password.
+
+    `password_reset`: the user shall choose another password. `password_history`: the hashes before this one,
+    the latest first, one a line. Tokens issued before `tokens_not_before` are void. Times in ms since 1970.
+    """
 
     id: str
     domain_id: str
     name: str
     password_hash: str
     enabled: bool
+    description: str | None = None
+    email: str | None = None
+    areacode: str | None = None
+    phone: str | None = None
+    access_mode: str | None = None
+    xuser_id: str | None = None
+    xuser_type: str | None = None
+    created: int | None = None
+    updated: int | None = None
+    password_changed: int | None = None
+    password_reset: bool | None = None
+    password_history: str | None = None
+    tokens_not_before: int | None = None
 
     def __repr__(self) -> str:
         return (
@@ -101,6 +135,13 @@ _user_by_name = _USERS.where(
 _roles = _ROLES.where(schema.ROLES.c.user_id == bindparam("user_id")).order_by(
     schema.ROLES.c.project_id, schema.ROLES.c.role
 )
+_users = _USERS.where(schema.USERS.c.domain_id == bindparam("domain_id")).order_by(schema.USERS.c.name)
+_all_domains = _DOMAINS.where().order_by(schema.DOMAINS.c.name)
+_bindings_of_project = (
+    select(func.count())
+    .select_from(schema.BINDINGS)
+    .where(schema.BINDINGS.c.project_id == bindparam("project"))
+)
 _access_key = _ACCESS_KEYS.where(schema.ACCESS_KEYS.c.id == bindparam("id"))
 _binding = _BINDINGS.where(schema.BINDINGS.c.name == bindparam("name"))
 
@@ -135,6 +176,68 @@ def insert_binding(tx: Tx, binding: CertificateBinding) -> None:
     _insert(tx, _BINDINGS, binding, binding.name)
 
 
+def update_domain(tx: Tx, domain: Domain) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _DOMAINS.update(tx, domain)
+    tx.changed(SUBJECT, domain.id)
+
+
+def update_project(tx: Tx, project: Project) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _PROJECTS.update(tx, project)
+    tx.changed(SUBJECT, project.id)
+
+
+def update_user(tx: Tx, user: User) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _USERS.update(tx, user)
+    tx.changed(SUBJECT, user.id)
+
+
+def delete_project(tx: Tx, project_id: str) -> None:
+    """Remove the project and all roles in it. No certificate may be bound to it."""
+    roles = delete(schema.ROLES).where(schema.ROLES.c.project_id == bindparam("project"))
+    tx.connection.execute(roles, {"project": project_id})
+    gone = delete(schema.PROJECTS).where(schema.PROJECTS.c.id == bindparam("project"))
+    tx.connection.execute(gone, {"project": project_id})
+    tx.changed(SUBJECT, project_id)
+
+
+def delete_user(tx: Tx, user_id: str) -> None:
+    """Remove the user and what is the user's: roles, memberships, access keys, bound certificates."""
+    for table in (schema.ROLES, schema.MEMBERSHIPS, schema.ACCESS_KEYS, schema.BINDINGS):
+        own = delete(table).where(table.c.user_id == bindparam("user"))
+        tx.connection.execute(own, {"user": user_id})
+    gone = delete(schema.USERS).where(schema.USERS.c.id == bindparam("user"))
+    tx.connection.execute(gone, {"user": user_id})
+    tx.changed(SUBJECT, user_id)
+
+
+def domains(tx: Tx) -> list[Domain]:
+    """All domains, by name."""
+    return _DOMAINS.many(tx, _all_domains)
+
+
+def users_of(tx: Tx, domain_id: str) -> list[User]:
+    """The domain's users, by name."""
+    return _USERS.many(tx, _users, domain_id=domain_id)
+
+
+def count_users(tx: Tx, domain_id: str) -> int:
+    """How many users the domain has."""
+    return _count(tx, schema.USERS, domain_id)
+
+
+def count_projects(tx: Tx, domain_id: str) -> int:
+    """How many projects the domain has."""
+    return _count(tx, schema.PROJECTS, domain_id)
+
+
+def count_bindings_of_project(tx: Tx, project_id: str) -> int:
+    """How many certificates act in this project when they name none."""
+    return tx.connection.execute(_bindings_of_project, {"project": project_id}).scalar_one()
+
+
 def get_domain(tx: Tx, domain_id: str) -> Domain | None:
     """The domain of that id."""
     return _DOMAINS.one(tx, _domain_by_id, id=domain_id)
@@ -154,6 +257,11 @@ def is_foreign(tx: Tx) -> bool:
         else:
             return False
     return broken
+
+
+def has_domains(tx: Tx) -> bool:
+    """Whether there is any domain."""
+    return tx.connection.execute(_domain_ids).first() is not None
 
 
 def get_domain_by_name(tx: Tx, name: str) -> Domain | None:
@@ -199,3 +307,8 @@ def get_binding(tx: Tx, name: str) -> CertificateBinding | None:
 def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str) -> None:
     table.insert(tx, record)
     tx.changed(SUBJECT, changed)
+
+
+def _count(tx: Tx, table: Table, domain_id: str) -> int:
+    query = select(func.count()).select_from(table).where(table.c.domain_id == bindparam("domain"))
+    return tx.connection.execute(query, {"domain": domain_id}).scalar_one()
