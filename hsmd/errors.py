@@ -66,6 +66,19 @@ TOKEN_REQUEST_REFUSED = Fault("IAM.0001", 401, "UNAUTHENTICATED", "The username 
 TOKEN_REQUEST_INVALID = Fault("IAM.0011", 400, "INVALID_ARGUMENT", "Request body is invalid: {reason}.")
 RATE_EXCEEDED = Fault("APIGW.0308", 429, "RESOURCE_EXHAUSTED", "Too many requests: {reason}.")
 
+# Domains, projects, users and groups
+IAM_NOT_FOUND = Fault("IAM.0004", 404, "NOT_FOUND", "Could not find {kind}: {id}.")
+IAM_EXISTS = Fault("IAM.0005", 409, "ALREADY_EXISTS", "There is a {kind} of that name already.")
+IAM_INPUT_INVALID = Fault("IAM.0073", 400, "INVALID_ARGUMENT", "Invalid input for field {name}: {reason}.")
+IAM_IN_USE = Fault("IAM.0101", 409, "FAILED_PRECONDITION", "The {kind} {id} is in use: {reason}.")
+PASSWORD_REFUSED = Fault("IAM.0102", 400, "INVALID_ARGUMENT", "The password is not accepted: {reason}.")
+IAM_QUOTA_EXCEEDED = Fault("IAM.0103", 403, "RESOURCE_EXHAUSTED", "The quota of {quota} {kind} is used up.")
+IAM_PROTECTED = Fault("IAM.0104", 403, "FAILED_PRECONDITION", "This is refused: {reason}.")
+PASSWORD_EXPIRED = Fault("IAM.0105", 401, "UNAUTHENTICATED", "The password is no longer good: {reason}.")
+ACCOUNT_LOCKED = Fault(
+    "IAM.0061", 401, "UNAUTHENTICATED", "Account locked: too many wrong passwords; try again in {seconds} s."
+)
+
 # Keys and their states
 KEY_ID_INVALID = Fault(
     "KMS.0205", 400, "INVALID_ARGUMENT", "The key_id is not valid: a UUID, alias/NAME or an alias URN is due."

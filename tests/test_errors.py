@@ -46,7 +46,7 @@ def test_a_fault_is_well_formed(fault: Fault) -> None:
     assert room in {"KMS", "APIGW", "IAM"}
     assert len(number) == 4
     assert number.isdigit()
-    assert fault.http in {400, 401, 403, 404, 405, 413, 429, 500, 503}
+    assert fault.http in {400, 401, 403, 404, 405, 409, 413, 429, 500, 503}
     assert fault.grpc in grpc.StatusCode.__members__
     assert (fault.http >= 500) == (fault.grpc in {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 

@@ -77,7 +77,9 @@ def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, str]]:
     rule = descriptor.GetOptions().Extensions[annotations_pb2.http]
     for each in (rule, *rule.additional_bindings):
         verb = each.WhichOneof("pattern")
-        if verb:
+        if verb == "custom":
+            yield each.custom.kind.upper(), each.custom.path
+        elif verb:
             yield verb.upper(), getattr(each, verb)
 
 
