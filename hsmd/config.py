@@ -98,6 +98,8 @@ class Gateway:
     body_bytes: int = _within(12 * 1024 * 1024, 1024, 1 << 30)
     deadline_seconds: float = _within(20.0, 0.1, 3600)
     grace_seconds: float = _within(10.0, 0, 3600)
+    trusted_proxies: tuple[str, ...] = ()  # networks whose word on the caller's address counts
+    proxy_header: str = "X-Forwarded-For"  # the one header by which they give it; or "Forwarded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class Limits:
     """Bounds of the service."""
 
     keys_per_project: int = _within(100, 0, 1_000_000_000)
+    requests_per_project: int = _within(0, 0, 1_000_000)  # a second, over all workers; 0: any number
+    requests_per_source: int = _within(0, 0, 1_000_000)  # the same for one address, an IPv6 /64
+    burst_seconds: float = _within(1.0, 0, 3600)  # so much of a rate may come at once
+    calls_per_project: int = _within(0, 0, 1024)  # at once, a worker; 0: any number
     token_hours: int = _within(24, 0, 24 * 365)
     clock_minutes: int = _within(15, 1, 24 * 60)  # how far a signature's clock may be off
     message_bytes: int = _within(1024 * 1024, 64 * 1024, 1 << 30)  # one gRPC message

@@ -3,6 +3,7 @@
 import csv
 import string
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -53,7 +54,7 @@ def test_a_fault_is_well_formed(fault: Fault) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=identify)
 def test_a_text_is_one_sentence_or_two_with_all_its_values(fault: Fault) -> None:
-    values = {name: f"<{name}>" for name in fields(fault)}
+    values: dict[str, Any] = {name: f"<{name}>" for name in fields(fault)}
     assert all(name.isidentifier() for name in values)
     message = Error(fault, **values).message
     assert message.endswith(".")

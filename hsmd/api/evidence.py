@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
 from hsmd.config import UnixListener
-from hsmd.domain import identity, signatures
+from hsmd.domain import identity, signatures, sources
 from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity
@@ -43,7 +43,6 @@ _CERTIFICATE_NAMES = (
     ("DNS:", "peer_dns"),
     ("EMAIL:", "peer_email"),
 )
-_SOURCE_LENGTH = 64
 
 
 def certificate_names(context: grpc.ServicerContext) -> list[str]:
@@ -116,21 +115,21 @@ def tls(core: Core, gateways: frozenset[str]) -> Meet:
         names = certificate_names(context)
         if gateways.isdisjoint(names):
             return CertificatePeer(core, _address(context), names)
-        return GatewayPeer(str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)
+        return GatewayPeer(sources.spelled(str(metadata.get("hsmd-source", ""))), metadata)
 
     return meet
 
 
 def socket(core: Core, listener: UnixListener) -> Meet:
     """For a Unix socket."""
-    peer = SocketPeer(core, "local", listener)
+    peer = SocketPeer(core, sources.LOCAL, listener)
     return lambda context, metadata: peer
 
 
 def _address(context: grpc.ServicerContext) -> str:
-    """The peer's address without its port, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
+    """The peer's address without port and zone, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
     address = context.peer().partition(":")[2].rpartition(":")[0]
-    return unquote(address).strip("[]")
+    return sources.spelled(unquote(address).strip("[]").partition("%")[0])
 
 
 def _check_route(canonical: bytes, method: Method, request: Message) -> None:

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from hsmd.api.evidence import Meet, Metadata
+from hsmd.api.evidence import Meet, Metadata, Peer
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
-from hsmd.domain import access, identity
+from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core
 from hsmd.errors import DEADLINE, FORMAT_INVALID, INTERNAL, Error
 
@@ -55,11 +55,16 @@ class Rejection(grpc.Status):
 
 
 def rejection(error: Error, request_id: str) -> Rejection:
-    """The status of an error, with ErrorInfo{reason: its code, domain: "hsmd"}."""
+    """The status of an error: ErrorInfo{reason: its code, domain: "hsmd"}, RetryInfo where that is known."""
     code = grpc.StatusCode[error.fault.grpc]
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd"))
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=[detail])
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd")]
+    if error.retry_after:
+        seconds, millis = divmod(math.ceil(error.retry_after * 1000), 1000)
+        delay = duration_pb2.Duration(seconds=seconds, nanos=millis * 1_000_000)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    for each in details:
+        status.details.add().Pack(each)
     trailing = (("grpc-status-details-bin", status.SerializeToString()), (REQUEST_ID_KEY, request_id))
     return Rejection(code, error.message, trailing)
 
@@ -130,31 +135,40 @@ class Pipeline:
         self._core.refresh()
         peer = self._meet(context, metadata)
         call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
+        limits.admit_source(call)
         request = _decoded(method, raw)
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
         if not method.open:
-            who = peer.identify(call, method, request)
-            project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
-            call.caller = identity.act(
-                self._core,
-                who,
-                project,
-                peer.source,
-                call.caller.request_id,
-                in_domain=access.in_domain(method.action),
-            )
+            self._identify(method, call, peer, request, metadata)
         if method.action:
             access.permit(call, method.action, deferred=method.deferred)
-        try:
-            method.check(request)
-            answer = serve(call, request)
-        except Error:
-            if call.refused:
-                access.check_refused(call, str(getattr(request, method.resource, "")))
-            raise
+        with limits.turn(call):
+            try:
+                method.check(request)
+                answer = serve(call, request)
+            except Error:
+                if call.refused:
+                    access.check_refused(call, str(getattr(request, method.resource, "")))
+                raise
         call.check_allowed()
         return answer.SerializeToString()
+
+    def _identify(self, method: Method, call: Call, peer: Peer, request: Message, metadata: Metadata) -> None:
+        """Who calls, from where it may and as often as it may, and where it acts."""
+        who = peer.identify(call, method, request)
+        for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+            sources.check(call, domain)
+        project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
+        call.caller = identity.act(
+            self._core,
+            who,
+            project,
+            peer.source,
+            call.caller.request_id,
+            in_domain=access.in_domain(method.action),
+        )
+        limits.admit_project(call)
 
 
 class _Record:

@@ -20,6 +20,7 @@ from hsmd.api import (
     identity,
     imports,
     keys,
+    limits,
     macs,
     rotation,
     service,
@@ -45,6 +46,7 @@ _MODULES = (
     agreement,
     imports,
     identity,
+    limits,
     service,
 )
 _METADATA_BYTES = 64 * 1024

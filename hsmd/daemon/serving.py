@@ -14,6 +14,7 @@ from hsmd.config import ConfigError, Grpc, Settings
 from hsmd.daemon import logs, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
 from hsmd.domain.core import TOKEN_KEYS
+from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 from hsmd.hsm import Token
 
@@ -29,8 +30,9 @@ def serve(settings: Settings) -> int:
         wiring.socket_mode(listener)
         wiring.socket_path(listener, 0)
     total = settings.grpc.workers or os.cpu_count() or 1
+    rates = Buckets()  # before the forks: all workers count in the same memory
     bodies: dict[str, Body] = {
-        f"worker-{index}": partial(_work, settings, pin, index, total) for index in range(total)
+        f"worker-{index}": partial(_work, settings, pin, rates, index, total) for index in range(total)
     }
     bodies["warden"] = partial(_ward, settings, pin)
     grpc = settings.grpc
@@ -99,12 +101,12 @@ _TLS_1_2_SUITES = ":".join(
 )
 
 
-def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
+def _work(settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int, ready: Ready) -> int:
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
     from hsmd.daemon import worker  # gRPC must be loaded after the fork
 
     logs.configure(settings.log, f"worker-{index}")
-    return worker.run(settings, pin, index, total, ready)
+    return worker.run(settings, pin, rates, index, total, ready)
 
 
 def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
+from hsmd.domain.rates import Buckets
 from hsmd.hsm import AddressError, Refusal, Token, parse_address
 from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
@@ -95,12 +96,25 @@ def check_seals(settings: Settings, token: Token) -> None:
         store.close()
 
 
-def open_core(settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None) -> Core:
-    """All parts of a serving process; the token is not yet connected."""
+def open_core(
+    settings: Settings,
+    pin: Pin,
+    on_stuck: Callable[[int], None] = lambda _: None,
+    rates: Buckets | None = None,
+) -> Core:
+    """All parts of a serving process; the token is not yet connected. `rates`: what the workers share."""
     token = open_token(settings.hsm, pin, lambda: keyring.clear(), on_stuck)
     keyring = Keyring(token, settings.hsm.loaded_keys)
     store = open_store(settings, token)
-    return Core(store, token, keyring, now_millis, settings.limits, settings.region)
+    return Core(
+        store,
+        token,
+        keyring,
+        now_millis,
+        settings.limits,
+        settings.region,
+        rates=rates or Buckets(),
+    )
 
 
 def open_audit(settings: Settings, process: str) -> Log:

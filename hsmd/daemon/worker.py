@@ -18,6 +18,7 @@ from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
 from hsmd.daemon import watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
+from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 class Worker:
     """One serving process, from start to drain."""
 
-    def __init__(self, settings: Settings, pin: wiring.Pin, index: int, total: int) -> None:
+    def __init__(self, settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int) -> None:
         self._settings = settings
         self._index = index
         self._name = f"worker-{index}"
         pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
         self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
-        self._core = wiring.open_core(settings, pin, pool.have_spares)
+        self._core = wiring.open_core(settings, pin, pool.have_spares, rates)
         self._audit = wiring.open_audit(settings, self._name)
         self._health = Health(server.service_names())
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
@@ -121,6 +122,13 @@ class Worker:
         self._core.token.close()
 
 
-def run(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Callable[[], None]) -> int:
+def run(
+    settings: Settings,
+    pin: wiring.Pin,
+    rates: Buckets,
+    index: int,
+    total: int,
+    ready: Callable[[], None],
+) -> int:
     """A worker's whole life. Raises ConfigError and TokenRefused at its start."""
-    return Worker(settings, pin, index, total).run(ready)
+    return Worker(settings, pin, rates, index, total).run(ready)

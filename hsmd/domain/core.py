@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.rates import Buckets
 from hsmd.domain.throttle import Recent, Throttle
 from hsmd.errors import ACTION_REFUSED, Error
 from hsmd.hsm import Token
@@ -30,6 +31,14 @@ class Reserve:
     """Messages this process may still encrypt without asking the store, by (key id, version)."""
 
     left: dict[tuple[str, int], int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
+class Running:
+    """How many calls of each project this process carries out now."""
+
+    calls: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -74,7 +83,7 @@ class Cache:
 
 @dataclass(slots=True)
 class Core:
-    """The parts of one process. `clock` gives milliseconds since 1970 UTC."""
+    """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'."""
 
     store: Store
     token: Token
@@ -86,6 +95,8 @@ class Core:
     reserve: Reserve = field(default_factory=Reserve)
     throttle: Throttle = field(default_factory=Throttle)
     unknown_access_keys: Recent = field(default_factory=Recent)
+    rates: Buckets = field(default_factory=Buckets)
+    running: Running = field(default_factory=Running)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
-from hsmd.domain import access
+from hsmd.domain import access, limits
 from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
 from hsmd.errors import (
     ALIAS_INVALID,
@@ -95,10 +95,10 @@ def create_key(
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
     else:
         version = _new_version(call, key, row)
+    quota = limits.of(call.core, key.project_id, limits.KEYS)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
-        quota = call.core.limits.keys_per_project
         if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
             raise Error(QUOTA_EXCEEDED, quota=quota)
         keys.insert_key(tx, key, version)

@@ -153,6 +153,16 @@ SETTINGS = Table(
     _seal(),
 )
 
+# The project is no foreign key, as that of keys is none.
+PROJECT_LIMITS = Table(
+    "project_limits",
+    METADATA,
+    Column("project_id", ID, primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+    _seal(),
+)
+
 ROLES = Table(
     "roles",
     METADATA,

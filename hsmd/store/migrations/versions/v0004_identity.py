@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Add the columns (nullable: the seals of old rows hold) and the tables."""
     _people()
     _permissions()
+    _limits()
 
 
 def _seal() -> sa.Column[bytes]:
@@ -120,3 +121,14 @@ def _permissions() -> None:
     )
     op.create_index("ix_assignments_role_id", "assignments", ["role_id"])
     op.create_index("ix_assignments_scope", "assignments", ["scope_id", "scope_kind"])
+
+
+def _limits() -> None:
+    op.create_table(
+        "project_limits",
+        *_ids("project_id"),
+        *_text("name"),
+        sa.Column("value", sa.BigInteger, nullable=False),
+        _seal(),
+        sa.PrimaryKeyConstraint("project_id", "name", name="pk_project_limits"),
+    )
