@@ -27,6 +27,8 @@ class Caller:
     Who acts as an agency is that agency: `user_id` and `user_name` are the agency's, `domain_id` is the
     domain that trusts, and `assumed_by` the user who took it on. `session_policy` is the JSON policy that
     narrows temporary credentials, "" for none.
+
+    `groups` (ids) are what counts for somebody whom an external provider knows and who is no user here.
     """
 
     kind: IdentityKind
@@ -39,6 +41,7 @@ class Caller:
     request_id: str = ""
     assumed_by: str = ""
     session_policy: str = ""
+    groups: tuple[str, ...] = ()
 
     @property
     def is_agency(self) -> bool:

@@ -11,6 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from hsmd.api.facts import Tell, facts_of
 from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.pb.options.v1 import options_pb2
 
@@ -20,12 +21,18 @@ Check = Callable[[Any], None]
 _METHOD: Any = options_pb2.method
 _FIELD: Any = options_pb2.field
 
+_ACTION = re.compile(r"[a-z]+(:[A-Za-z]+){2}")
+_KEY_ID = "key_id"  # how request fields that name a key end
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One rpc: `routes` holds (verb, path template), for what a signature may name."""
+    """One rpc: `routes` holds (verb, path template), for what a signature may name.
+
+    `keyed`: it is about keys, and what policies say may wait for them. `facts` tells what conditions of
+    policies may be on, of a request.
+    """
 
     name: str
     action: str
@@ -33,7 +40,9 @@ class Method:
     resource: str
     grant: str
     access: int
+    keyed: bool
     request: type[Message]
+    facts: Tell
     check: Check
     routes: tuple[tuple[str, str], ...]
 
@@ -57,6 +66,8 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
             raise ValueError(f"{name}: the option event is missing")
         if (options.access in (options_pb2.PERMITTED, options_pb2.PARTY)) != bool(options.action):
             raise ValueError(f"{name}: a permitted method needs an action, any other must have none")
+        if options.action and not _ACTION.fullmatch(options.action):
+            raise ValueError(f"{name}: the action is not of the form service:type:operation")
         yield (
             descriptor,
             Method(
@@ -66,7 +77,9 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 resource=options.resource,
                 grant=options.grant,
                 access=options.access,
+                keyed=options.each or options.resource.endswith(_KEY_ID),
                 request=message_factory.GetMessageClass(descriptor.input_type),
+                facts=facts_of(descriptor.input_type),
                 check=checker(descriptor.input_type),
                 routes=tuple(_routes(descriptor)),
             ),

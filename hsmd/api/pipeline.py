@@ -22,7 +22,7 @@ from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.domain import access, identity, limits, sources
-from hsmd.domain.core import Call, Core
+from hsmd.domain.core import Call, Core, in_domain
 from hsmd.errors import DEADLINE, FORMAT_INVALID, INTERNAL, Error
 
 Serve = Callable[[Call, Any], Message]
@@ -142,13 +142,14 @@ class Pipeline:
         if not method.open:
             self._identify(method, call, peer, request, metadata)
         if method.action:
-            access.permit(call, method.action, deferred=method.deferred)
+            call.asked = lambda: method.facts(request)
+            access.permit(call, method.action, deferred=method.deferred, keyed=method.keyed)
         with limits.turn(call):
             try:
                 method.check(request)
                 answer = serve(call, request)
             except Error:
-                if call.refused:
+                if call.refused or call.depends:
                     access.check_refused(call, str(getattr(request, method.resource, "")))
                 raise
         call.check_allowed()
@@ -166,7 +167,7 @@ class Pipeline:
             project,
             peer.source,
             call.caller.request_id,
-            in_domain=access.in_domain(method.action),
+            in_domain=in_domain(method.action),
         )
         limits.admit_project(call)
 

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.conditions import Facts
+from hsmd.domain.permissions import Rules
 from hsmd.domain.rates import Buckets
 from hsmd.domain.throttle import Recent, Throttle
-from hsmd.errors import ACTION_REFUSED, Error
+from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, Error
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
 from hsmd.store import Store, Tx, aliases, keys
@@ -127,8 +129,22 @@ class Core:
         self.keyring.forget(identifier)
 
 
+def in_domain(action: str) -> bool:
+    """Whether the action is one of the caller's domain, wherever else the caller may act."""
+    return action.startswith(("iam:", "hsmd:"))
+
+
+def refusal(action: str) -> Error:
+    """What a caller is told who may not do this."""
+    return Error(IAM_ACTION_REFUSED if in_domain(action) else ACTION_REFUSED, action=action)
+
+
 def _nothing_else(_event: str, _resource: str) -> None:
     pass
+
+
+def _no_facts() -> Facts:
+    return {}
 
 
 @dataclass(slots=True)
@@ -142,6 +158,9 @@ class Call:
 
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
+    What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
+    and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what of
+    the request conditions may be on, `facts` are that and what else is known of the call.
     """
 
     core: Core
@@ -153,6 +172,12 @@ class Call:
     grant: str = ""
     refused: str = ""
     granted: bool = False
+    action: str = ""
+    depends: bool = False
+    settled: bool = False
+    rules: tuple[Rules, ...] = ()
+    asked: Callable[[], Facts] = _no_facts
+    facts: Facts | None = None
     moment: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,8 +185,9 @@ class Call:
 
     def check_allowed(self) -> None:
         """Raises Error(ACTION_REFUSED) when neither roles nor anything else have allowed the call."""
-        if self.refused and not self.granted:
-            raise Error(ACTION_REFUSED, action=self.refused)
+        waits = self.depends and not self.settled
+        if (self.refused or waits) and not self.granted:
+            raise refusal(self.action)
 
     def read(self) -> AbstractContextManager[Tx]:
         """A consistent look at the store."""

@@ -5,6 +5,7 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
 from hsmd.domain import access, limits
@@ -90,11 +91,10 @@ def create_key(
         return earlier
     draft = _new_key(call, alias, row, description, enterprise_project_id or "0")
     key = replace(draft, usage=usage or row.usages[0])
-    version = None
     if origin == EXTERNAL:
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
-    else:
-        version = _new_version(call, key, row)
+    access.admit(call, key)
+    version = None if origin == EXTERNAL else _new_version(call, key, row)
     quota = limits.of(call.core, key.project_id, limits.KEYS)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
@@ -133,17 +133,16 @@ def list_keys(
     wanted_spec = None if spec in ("", "ALL") else spec
     enterprise = None if enterprise_project_id.lower() in ("", "all") else enterprise_project_id
     project = call.caller.project_id
+    fitting = partial(
+        keys.list_keys, project_id=project, state=state or None, spec=wanted_spec, enterprise=enterprise
+    )
     with call.read() as tx:
-        rows = keys.list_keys(
-            tx,
-            project,
-            limit=limit,
-            offset=marker,
-            state=state or None,
-            spec=wanted_spec,
-            enterprise=enterprise,
-        )
-        total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
+        if access.sees_all(call):
+            rows = fitting(tx, limit=limit, offset=marker)
+            total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
+        else:  # policies tell keys apart: the page and the count are of those that the caller may see
+            seen = access.visible(call, tx, fitting(tx), lambda key: key)
+            rows, total = seen[marker : marker + limit], len(seen)
     after = marker + len(rows)
     return Page(rows, total, after if rows and after < total else None)
 
@@ -338,7 +337,7 @@ def _default_key(call: Call, service: str) -> Key:
     """
     alias = f"{service}/default"
     draft = _new_key(call, alias, AES_256, f"Default key of {service}", "0")
-    key = replace(draft, is_default=True)
+    key = access.admit(call, replace(draft, is_default=True))
     version = _new_version(call, key, AES_256)
     present: Key | None = None
 
