@@ -78,6 +78,17 @@ PASSWORD_EXPIRED = Fault("IAM.0105", 401, "UNAUTHENTICATED", "The password is no
 ACCOUNT_LOCKED = Fault(
     "IAM.0061", 401, "UNAUTHENTICATED", "Account locked: too many wrong passwords; try again in {seconds} s."
 )
+USER_IDLE = Fault(
+    "IAM.0082", 403, "PERMISSION_DENIED", "The user {user} is disabled: it was away for more than {days} days."
+)
+
+# Credentials
+AGENCY_REFUSED = Fault(
+    "IAM.0002", 403, "PERMISSION_DENIED", "You are not authorized to act as this agency, or there is none."
+)
+ACCESS_KEYS_EXCEEDED = Fault(
+    "IAM.0201", 400, "RESOURCE_EXHAUSTED", "akSkNumExceed: a user has at most {quota} access keys."
+)
 
 # Keys and their states
 KEY_ID_INVALID = Fault(

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
 from hsmd.config import UnixListener
-from hsmd.domain import identity, signatures, sources
+from hsmd.domain import certificates, external, identity, signatures, sources, tokens
 from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity
@@ -45,6 +45,10 @@ _CERTIFICATE_NAMES = (
 )
 
 
+_TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "hsmd-bearer")
+_OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
+
+
 def certificate_names(context: grpc.ServicerContext) -> list[str]:
     """The verified client certificate's names, as bindings and configuration spell them."""
     properties = context.auth_context()
@@ -65,7 +69,7 @@ class CertificatePeer:
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The user the certificate is bound to."""
-        return identity.by_certificate(self.core, self.names)
+        return certificates.by_certificate(self.core, self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +89,34 @@ class SocketPeer:
 class GatewayPeer:
     """A gateway: it forwards what its caller showed, and the caller's address."""
 
+    core: Core
     source: str
     metadata: Metadata
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
-        """The user that the forwarded token or signature belongs to."""
-        token = self.metadata.get("hsmd-auth-token")
-        if token:
-            return identity.by_token(call, str(token))
-        access_key = self.metadata.get("hsmd-access-key")
+        """The user that the forwarded token or signature belongs to, whichever of them it is."""
+        shown = [name for name in _SHOWN if self.metadata.get(name)]
+        if len(shown) != 1:
+            reason = "one of X-Auth-Token, a signature and a bearer token is due"
+            raise Error(IDENTITY_REFUSED, reason=reason)
+        text = str(self.metadata[shown[0]])
+        if shown == [_BEARER]:
+            return external.by_bearer(call, text)
+        if shown == [_TOKEN]:
+            foreign = self.core.providers.keystone is not None and not text.startswith(_OURS)
+            return external.by_keystone(call, text) if foreign else tokens.by_token(call, text)
+        return self._signed(call, method, request, text)
+
+    def _signed(self, call: Call, method: Method, request: Message, access_key: str) -> Identity:
         canonical = self.metadata.get("hsmd-canonical-request-bin")
-        if not access_key or not isinstance(canonical, bytes):
-            raise Error(IDENTITY_REFUSED, reason="neither X-Auth-Token nor a signature was sent")
+        if not isinstance(canonical, bytes):
+            raise Error(IDENTITY_REFUSED, reason="what was signed is missing")
         evidence = Signature(
-            access_key=str(access_key),
+            access_key=access_key,
             date=str(self.metadata.get("hsmd-sdk-date", "")),
             canonical_request=canonical,
             signature=str(self.metadata.get("hsmd-signature", "")),
+            security_token=str(self.metadata.get("hsmd-security-token", "")),
         )
         with named_when_refused(call, signatures.access_key_resource(evidence.access_key)):
             _check_route(canonical, method, request)
@@ -115,7 +130,7 @@ def tls(core: Core, gateways: frozenset[str]) -> Meet:
         names = certificate_names(context)
         if gateways.isdisjoint(names):
             return CertificatePeer(core, _address(context), names)
-        return GatewayPeer(sources.spelled(str(metadata.get("hsmd-source", ""))), metadata)
+        return GatewayPeer(core, sources.spelled(str(metadata.get("hsmd-source", ""))), metadata)
 
     return meet
 

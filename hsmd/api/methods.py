@@ -49,7 +49,7 @@ class Method:
     @property
     def open(self) -> bool:
         """Whether anybody may call it."""
-        return self.access == options_pb2.OPEN
+        return self.access in (options_pb2.OPEN, options_pb2.WELCOME)
 
     @property
     def deferred(self) -> bool:

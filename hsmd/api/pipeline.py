@@ -8,7 +8,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +23,8 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core, in_domain
-from hsmd.errors import DEADLINE, FORMAT_INVALID, INTERNAL, Error
+from hsmd.domain.identity import Identity
+from hsmd.errors import DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, Error
 
 Serve = Callable[[Call, Any], Message]
 Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -133,12 +134,14 @@ class Pipeline:
         self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
     ) -> bytes:
         self._core.refresh()
+        _check_single(context.invocation_metadata(), metadata)
         peer = self._meet(context, metadata)
         call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
         limits.admit_source(call)
         request = _decoded(method, raw)
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
+        call.identify = lambda: _shown(method, call, peer, request)
         if not method.open:
             self._identify(method, call, peer, request, metadata)
         if method.action:
@@ -157,9 +160,7 @@ class Pipeline:
 
     def _identify(self, method: Method, call: Call, peer: Peer, request: Message, metadata: Metadata) -> None:
         """Who calls, from where it may and as often as it may, and where it acts."""
-        who = peer.identify(call, method, request)
-        for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
-            sources.check(call, domain)
+        who = call.identify()
         project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
         call.caller = identity.act(
             self._core,
@@ -170,6 +171,14 @@ class Pipeline:
             in_domain=in_domain(method.action),
         )
         limits.admit_project(call)
+
+
+def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity:
+    """Who calls, from where it may."""
+    who = peer.identify(call, method, request)
+    for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+        sources.check(call, domain)
+    return who
 
 
 class _Record:
@@ -252,6 +261,14 @@ class _Record:
 def _request_id(metadata: Metadata) -> str:
     sent = metadata.get(REQUEST_ID_KEY)
     return sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _check_single(pairs: Sequence[tuple[str, str | bytes]], metadata: Metadata) -> None:
+    """Of two texts of one name somebody else could have looked at the other one."""
+    if len(pairs) != len(metadata):
+        names = [name for name, _ in pairs if name.startswith("hsmd-")]
+        if len(names) != len(set(names)):
+            raise Error(IDENTITY_REFUSED, reason="metadata of hsmd are given twice")
 
 
 def _decoded(method: Method, raw: bytes) -> Any:

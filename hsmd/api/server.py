@@ -10,22 +10,31 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hsmd.api import (
+    access_keys,
+    agencies,
     agreement,
     aliases,
+    certificates,
     crypto,
     datakeys,
     deletion,
+    domain_settings,
+    domains,
     grants,
+    groups,
     health,
     identity,
     imports,
     keys,
     limits,
     macs,
+    projects,
     rotation,
     service,
     signing,
     tags,
+    temporary_keys,
+    users,
 )
 from hsmd.api.methods import Method, methods_of
 from hsmd.api.patience import Patience
@@ -46,6 +55,15 @@ _MODULES = (
     agreement,
     imports,
     identity,
+    domains,
+    projects,
+    users,
+    groups,
+    domain_settings,
+    access_keys,
+    temporary_keys,
+    agencies,
+    certificates,
     limits,
     service,
 )

@@ -15,7 +15,9 @@ from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_L
 from hsmd.hsm import Token
 from hsmd.store import Store, Tx, policies
 from hsmd.store import identity as rows
-from hsmd.store.identity import AccessKey, CertificateBinding, Domain, Project, RoleAssignment, User
+from hsmd.store.access_keys import AccessKey, insert_access_key
+from hsmd.store.certificates import CertificateBinding, insert_binding
+from hsmd.store.identity import Domain, Project, RoleAssignment, User
 from hsmd.store.policies import Assignment
 
 _SECRET_CHARACTERS = string.ascii_letters + string.digits
@@ -115,8 +117,8 @@ def _first_identity(
     for given in administrator:
         policies.assign(tx, Assignment(policies.USER, user_id, policies.DOMAIN, domain_id, given.id))
     for name in certificate_names:
-        rows.insert_binding(tx, CertificateBinding(name, user_id, project_id))
-    rows.insert_access_key(
+        insert_binding(tx, CertificateBinding(name, user_id, project_id))
+    insert_access_key(
         tx, AccessKey(access_key, user_id, wrapped, ROOT_KEY_LABEL, enabled=True, created=now_millis())
     )
     return Initialised(domain_id, project_id, user_id, access_key, secret_key)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
@@ -12,10 +12,14 @@ from hsmd.domain.conditions import Facts
 from hsmd.domain.permissions import Rules
 from hsmd.domain.rates import Buckets
 from hsmd.domain.throttle import Recent, Throttle
-from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, Error
+from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Error
 from hsmd.hsm import Token
+from hsmd.idp import Providers
 from hsmd.keyring import Keyring
 from hsmd.store import Store, Tx, aliases, keys
+
+if TYPE_CHECKING:
+    from hsmd.domain.identity import Identity  # which needs what stands here
 
 Row = TypeVar("Row")
 
@@ -97,6 +101,8 @@ class Core:
     reserve: Reserve = field(default_factory=Reserve)
     throttle: Throttle = field(default_factory=Throttle)
     unknown_access_keys: Recent = field(default_factory=Recent)
+    access_key_uses: dict[str, int] = field(default_factory=dict)  # when each was last noted to be used
+    providers: Providers = field(default_factory=Providers)
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -143,6 +149,10 @@ def _nothing_else(_event: str, _resource: str) -> None:
     pass
 
 
+def _nobody() -> "Identity":
+    raise Error(IDENTITY_REFUSED, reason="nothing shows who calls")
+
+
 def _no_facts() -> Facts:
     return {}
 
@@ -161,6 +171,8 @@ class Call:
     What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
     and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what of
     the request conditions may be on, `facts` are that and what else is known of the call.
+
+    `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
     """
 
     core: Core
@@ -178,6 +190,7 @@ class Call:
     rules: tuple[Rules, ...] = ()
     asked: Callable[[], Facts] = _no_facts
     facts: Facts | None = None
+    identify: "Callable[[], Identity]" = _nobody
     moment: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may come and as whom: domains, projects, users, their roles, access keys and certificates.
+"""Who may come: domains, projects, users and their roles.
 
 Every function that adds raises the store's fault when the id or name is taken. Every one that finds
 raises SealBroken, and gives None where there is nothing. Changes come in the feed as subject "identity"
@@ -93,33 +93,10 @@ class RoleAssignment:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
-class AccessKey:
-    """An AK; its SK is `wrapped` by the root key of that label. `created` in ms since 1970 UTC."""
-
-    id: str
-    user_id: str
-    wrapped: bytes
-    root_label: str
-    enabled: bool
-    created: int
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateBinding:
-    """The user and project of a client certificate named like "CN:client", "URI:..." or "DNS:..."."""
-
-    name: str
-    user_id: str
-    project_id: str
-
-
 _DOMAINS = Sealed(schema.DOMAINS, Domain)
 _PROJECTS = Sealed(schema.PROJECTS, Project)
 _USERS = Sealed(schema.USERS, User)
 _ROLES = Sealed(schema.ROLES, RoleAssignment)
-_ACCESS_KEYS = Sealed(schema.ACCESS_KEYS, AccessKey)
-_BINDINGS = Sealed(schema.BINDINGS, CertificateBinding)
 
 _domain_by_id = _DOMAINS.where(schema.DOMAINS.c.id == bindparam("id"))
 _domain_ids = select(schema.DOMAINS.c.id).limit(100)
@@ -137,13 +114,10 @@ _roles = _ROLES.where(schema.ROLES.c.user_id == bindparam("user_id")).order_by(
 )
 _users = _USERS.where(schema.USERS.c.domain_id == bindparam("domain_id")).order_by(schema.USERS.c.name)
 _all_domains = _DOMAINS.where().order_by(schema.DOMAINS.c.name)
-_bindings_of_project = (
-    select(func.count())
-    .select_from(schema.BINDINGS)
-    .where(schema.BINDINGS.c.project_id == bindparam("project"))
+_certificates_of_project = tuple(
+    select(func.count()).select_from(table).where(table.c.project_id == bindparam("project"))
+    for table in (schema.BINDINGS, schema.CERTIFICATE_PATTERNS)
 )
-_access_key = _ACCESS_KEYS.where(schema.ACCESS_KEYS.c.id == bindparam("id"))
-_binding = _BINDINGS.where(schema.BINDINGS.c.name == bindparam("name"))
 
 
 def insert_domain(tx: Tx, domain: Domain) -> None:
@@ -164,16 +138,6 @@ def insert_user(tx: Tx, user: User) -> None:
 def insert_role(tx: Tx, role: RoleAssignment) -> None:
     """Give a user a role in a project."""
     _insert(tx, _ROLES, role, role.user_id)
-
-
-def insert_access_key(tx: Tx, access_key: AccessKey) -> None:
-    """Add an access key."""
-    _insert(tx, _ACCESS_KEYS, access_key, access_key.id)
-
-
-def insert_binding(tx: Tx, binding: CertificateBinding) -> None:
-    """Let a certificate's name act as a user in a project."""
-    _insert(tx, _BINDINGS, binding, binding.name)
 
 
 def update_domain(tx: Tx, domain: Domain) -> None:
@@ -203,9 +167,15 @@ def delete_project(tx: Tx, project_id: str) -> None:
     tx.changed(SUBJECT, project_id)
 
 
+_OF_USERS = (
+    *(schema.ROLES, schema.MEMBERSHIPS, schema.ACCESS_KEYS),
+    *(schema.BINDINGS, schema.CERTIFICATE_PATTERNS),
+)
+
+
 def delete_user(tx: Tx, user_id: str) -> None:
     """Remove the user and what is the user's: roles, memberships, access keys, bound certificates."""
-    for table in (schema.ROLES, schema.MEMBERSHIPS, schema.ACCESS_KEYS, schema.BINDINGS):
+    for table in _OF_USERS:
         own = delete(table).where(table.c.user_id == bindparam("user"))
         tx.connection.execute(own, {"user": user_id})
     gone = delete(schema.USERS).where(schema.USERS.c.id == bindparam("user"))
@@ -235,7 +205,8 @@ def count_projects(tx: Tx, domain_id: str) -> int:
 
 def count_bindings_of_project(tx: Tx, project_id: str) -> int:
     """How many certificates act in this project when they name none."""
-    return tx.connection.execute(_bindings_of_project, {"project": project_id}).scalar_one()
+    counts = (tx.connection.execute(each, {"project": project_id}) for each in _certificates_of_project)
+    return sum(each.scalar_one() for each in counts)
 
 
 def get_domain(tx: Tx, domain_id: str) -> Domain | None:
@@ -292,16 +263,6 @@ def get_user_by_name(tx: Tx, domain_id: str, name: str) -> User | None:
 def roles_of(tx: Tx, user_id: str) -> list[RoleAssignment]:
     """All that the user may do, by project and role."""
     return _ROLES.many(tx, _roles, user_id=user_id)
-
-
-def get_access_key(tx: Tx, access_key_id: str) -> AccessKey | None:
-    """The access key of that id."""
-    return _ACCESS_KEYS.one(tx, _access_key, id=access_key_id)
-
-
-def get_binding(tx: Tx, name: str) -> CertificateBinding | None:
-    """The binding of that certificate name."""
-    return _BINDINGS.one(tx, _binding, name=name)
 
 
 def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str) -> None:

@@ -176,12 +176,20 @@ ACCESS_KEYS = Table(
     "access_keys",
     METADATA,
     Column("id", ID, primary_key=True),
-    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False, index=True),
     Column("wrapped", BLOB, nullable=False),
     Column("root_label", TEXT, nullable=False),
     Column("enabled", FLAG, nullable=False),
     Column("created", MILLIS, nullable=False),
+    Column("description", TEXT),
     _seal(),
+)
+
+ACCESS_KEY_USES = Table(  # not sealed: nothing is decided by it
+    "access_key_uses",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("used", MILLIS, nullable=False),
 )
 
 BINDINGS = Table(
@@ -190,6 +198,39 @@ BINDINGS = Table(
     Column("name", TEXT, primary_key=True),
     Column("user_id", ID, ForeignKey("users.id"), nullable=False),
     Column("project_id", ID, ForeignKey("projects.id"), nullable=False),
+    _seal(),
+)
+
+CERTIFICATE_PATTERNS = Table(
+    "certificate_patterns",
+    METADATA,
+    Column("pattern", TEXT, primary_key=True),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("project_id", ID, ForeignKey("projects.id"), nullable=False),
+    _seal(),
+)
+
+AGENCIES = Table(
+    "agencies",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("trust_domain_id", ID, nullable=False),
+    Column("trust_domain_name", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("duration", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("expires", MILLIS),  # NULL: never
+    _seal(),
+    UniqueConstraint("domain_id", "name"),
+)
+
+REVOCATIONS = Table(
+    "revoked_tokens",
+    METADATA,
+    Column("token_id", ID, primary_key=True),
+    Column("expires", MILLIS, nullable=False, index=True),
     _seal(),
 )
 

@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Add the columns (nullable: the seals of old rows hold) and the tables."""
     _people()
     _permissions()
+    _credentials()
     _limits()
 
 
@@ -121,6 +122,44 @@ def _permissions() -> None:
     )
     op.create_index("ix_assignments_role_id", "assignments", ["role_id"])
     op.create_index("ix_assignments_scope", "assignments", ["scope_id", "scope_kind"])
+
+
+def _credentials() -> None:
+    op.add_column("access_keys", sa.Column("description", sa.Text))
+    op.create_index("ix_access_keys_user_id", "access_keys", ["user_id"])
+    op.create_table(
+        "access_key_uses", *_ids("id"), *_millis("used"), sa.PrimaryKeyConstraint("id", name="pk_access_key_uses")
+    )
+    op.create_table(
+        "certificate_patterns",
+        *_text("pattern"),
+        *_ids("user_id", "project_id"),
+        _seal(),
+        sa.PrimaryKeyConstraint("pattern", name="pk_certificate_patterns"),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_certificate_patterns_users"),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_certificate_patterns_projects"),
+    )
+    op.create_table(
+        "agencies",
+        *_ids("id", "domain_id"),
+        *_text("name"),
+        *_ids("trust_domain_id"),
+        *_text("trust_domain_name", "description", "duration"),
+        *_millis("created"),
+        sa.Column("expires", sa.BigInteger),
+        _seal(),
+        sa.PrimaryKeyConstraint("id", name="pk_agencies"),
+        sa.ForeignKeyConstraint(["domain_id"], ["domains.id"], name="fk_agencies_domains"),
+        sa.UniqueConstraint("domain_id", "name", name="uq_agencies_domain_id_name"),
+    )
+    op.create_table(
+        "revoked_tokens",
+        *_ids("token_id"),
+        *_millis("expires"),
+        _seal(),
+        sa.PrimaryKeyConstraint("token_id", name="pk_revoked_tokens"),
+    )
+    op.create_index("ix_revoked_tokens_expires", "revoked_tokens", ["expires"])
 
 
 def _limits() -> None:
