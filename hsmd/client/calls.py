@@ -17,15 +17,20 @@ from hsmd.pb.v1 import (
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
+    domain_settings_pb2,
+    domains_pb2,
     grants_pb2,
+    groups_pb2,
     identity_pb2,
     imports_pb2,
     keys_pb2,
     macs_pb2,
+    projects_pb2,
     rotation_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
+    users_pb2,
 )
 
 _PROJECT_ID = "hsmd-project-id"
@@ -35,15 +40,20 @@ _MODULES = (
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
+    domain_settings_pb2,
+    domains_pb2,
     grants_pb2,
+    groups_pb2,
     identity_pb2,
     imports_pb2,
     keys_pb2,
     macs_pb2,
+    projects_pb2,
     rotation_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
+    users_pb2,
 )
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
 _RETRY = {

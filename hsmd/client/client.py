@@ -16,7 +16,10 @@ from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
 from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
+from hsmd.pb.v1.domain_settings_pb2_grpc import DomainSettingsStub
+from hsmd.pb.v1.domains_pb2_grpc import DomainsStub
 from hsmd.pb.v1.grants_pb2_grpc import GrantsStub
+from hsmd.pb.v1.groups_pb2_grpc import GroupsStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
 from hsmd.pb.v1.imports_pb2_grpc import ImportsStub
 from hsmd.pb.v1.keys_pb2 import (
@@ -27,12 +30,15 @@ from hsmd.pb.v1.keys_pb2 import (
     UpdateKeyDescriptionResponse,
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
+from hsmd.pb.v1.limits_pb2_grpc import LimitsStub
 from hsmd.pb.v1.macs_pb2_grpc import MacsStub
+from hsmd.pb.v1.projects_pb2_grpc import ProjectsStub
 from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.signing_pb2 import MessageType
 from hsmd.pb.v1.signing_pb2_grpc import SigningStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
+from hsmd.pb.v1.users_pb2_grpc import UsersStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
 _LARGEST_PAGE = 1000
@@ -48,8 +54,9 @@ class Client:
     may be a key id, alias/NAME or an alias URN.
 
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
-    `deletion`, `identity` and `service` are the generated stubs, for what has no method here. Every call
-    raises ApiError; making a Client raises SetupError.
+    `deletion`, `identity`, `domains`, `projects`, `users`, `groups`, `domain_settings`, `limits` and `service` are the
+    generated stubs, for what has no method here. Every call raises ApiError; making a Client raises
+    SetupError.
     """
 
     def __init__(
@@ -79,6 +86,12 @@ class Client:
         self.deletion = DeletionStub(calls)
         self.imports = ImportsStub(calls)
         self.identity = IdentityStub(calls)
+        self.domains = DomainsStub(calls)
+        self.projects = ProjectsStub(calls)
+        self.users = UsersStub(calls)
+        self.groups = GroupsStub(calls)
+        self.domain_settings = DomainSettingsStub(calls)
+        self.limits = LimitsStub(calls)
         self.service = ServiceStub(calls)
 
     @classmethod

@@ -10,7 +10,7 @@ from hsmd.store.schema import LOGINS
 
 @dataclass(frozen=True, slots=True)
 class Logins:
-    """What is known of one claim, which is a hash. Times in ms since 1970 UTC; `until`: refused until then."""
+    """What is known of one claim, a hash. Times in ms since 1970 UTC; `until`: refused until then."""
 
     claim: str
     since: int = 0
@@ -25,7 +25,11 @@ _one = select(*(LOGINS.c[name] for name in _COLUMNS)).where(LOGINS.c.claim == bi
 _insert = insert(LOGINS)
 _update = update(LOGINS).where(LOGINS.c.claim == bindparam("wanted"))
 _forget = delete(LOGINS).where(
-    and_(LOGINS.c.succeeded.is_(None), LOGINS.c.last < bindparam("before"), LOGINS.c.until < bindparam("before"))
+    and_(
+        LOGINS.c.succeeded.is_(None),
+        LOGINS.c.last < bindparam("before"),
+        LOGINS.c.until < bindparam("before"),
+    )
 )
 
 
