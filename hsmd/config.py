@@ -70,6 +70,8 @@ class Grpc:
     certificate: Path = Path("/etc/hsmd/server.pem")
     key: Path = Path("/etc/hsmd/server.key")
     client_ca: Path = Path("/etc/hsmd/ca.pem")
+    client_crl: Path | None = None  # revoked certificates, PEM or DER, by the CAs above; None: none are
+    client_crl_grace_hours: int = _within(24, 0, 8760)  # a list counts on when it is out of date
     gateways: tuple[str, ...] = ("CN:hsmd-gateway",)  # certificates that may forward callers' evidence
     workers: int = _within(0, 0, 1024)  # 0: one a core
     threads: int = _within(8, 1, 1024)  # calls at once, a worker

@@ -4,15 +4,16 @@ Evidence of others (`hsmd-auth-token`, `hsmd-signature`, ...) is honoured only f
 configuration names as gateways; such a certificate is nobody by itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
+from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
 from hsmd.domain import certificates, external, identity, signatures, sources, tokens
 from hsmd.domain.attempts import named_when_refused
@@ -30,6 +31,9 @@ class Peer(Protocol):
     @property
     def source(self) -> str:
         """The address, without its port; "local" for a Unix socket."""
+
+    def check(self) -> None:
+        """Raises Error(IDENTITY_REFUSED) for one that may call nothing, not even what is open to anybody."""
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """Who it is. Raises Error(IDENTITY_REFUSED, RATE_EXCEEDED) and the faults of tokens."""
@@ -49,9 +53,8 @@ _TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "
 _OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
 
 
-def certificate_names(context: grpc.ServicerContext) -> list[str]:
-    """The verified client certificate's names, as bindings and configuration spell them."""
-    properties = context.auth_context()
+def certificate_names(properties: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """The verified client certificate's names, as mappings and configuration spell them."""
     return [
         prefix + bytes(value).decode("utf-8", "replace")
         for prefix, key in _CERTIFICATE_NAMES
@@ -60,7 +63,20 @@ def certificate_names(context: grpc.ServicerContext) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificatePeer:
+class Revocable:
+    """The certificate of a connection (PEM), and the list that it may have come to stand on."""
+
+    certificate: bytes
+    revoked: RevocationList | None
+
+    def check(self) -> None:
+        """Raises Error(IDENTITY_REFUSED) for one that is revoked."""
+        if self.revoked is not None:
+            self.revoked.check(self.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePeer(Revocable):
     """A client with a certificate of its own."""
 
     core: Core
@@ -68,7 +84,7 @@ class CertificatePeer:
     names: list[str]
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
-        """The user the certificate is bound to."""
+        """The user the certificate is mapped to."""
         return certificates.by_certificate(self.core, self.names)
 
 
@@ -80,13 +96,16 @@ class SocketPeer:
     source: str
     listener: UnixListener
 
+    def check(self) -> None:
+        """Nothing is to be checked: the socket is open to it."""
+
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The listener's user."""
         return identity.by_socket(self.core, self.listener.user_id, self.listener.project_id)
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayPeer:
+class GatewayPeer(Revocable):
     """A gateway: it forwards what its caller showed, and the caller's address."""
 
     core: Core
@@ -123,14 +142,17 @@ class GatewayPeer:
             return signatures.by_signature(call, evidence)
 
 
-def tls(core: Core, gateways: frozenset[str]) -> Meet:
+def tls(core: Core, gateways: frozenset[str], revoked: RevocationList | None) -> Meet:
     """For the mTLS listener."""
 
     def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
-        names = certificate_names(context)
+        properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
+        names = certificate_names(properties)
+        certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
         if gateways.isdisjoint(names):
-            return CertificatePeer(core, _address(context), names)
-        return GatewayPeer(core, sources.spelled(str(metadata.get("hsmd-source", ""))), metadata)
+            return CertificatePeer(certificate, revoked, core, _address(context), names)
+        source = sources.spelled(str(metadata.get("hsmd-source", "")))
+        return GatewayPeer(certificate, revoked, core, source, metadata)
 
     return meet
 

@@ -26,9 +26,11 @@ def create_token(call: Call, request: pb.CreateTokenRequest) -> pb.CreateTokenRe
         request.auth.scope.domain.name,
     )
     methods = list(proof.methods)
-    if len(methods) != 1 or methods[0] not in tokens.METHODS or not proof.HasField(methods[0]):  # type: ignore[arg-type]  # a field of this message
+    if len(methods) != 1 or methods[0] not in tokens.METHODS or not proof.HasField(methods[0]):
         due = ", ".join(tokens.METHODS)
-        raise Error(TOKEN_REQUEST_INVALID, reason=f"methods with one of {due}, and what belongs to it, is due")
+        raise Error(
+            TOKEN_REQUEST_INVALID, reason=f"methods with one of {due}, and what belongs to it, is due"
+        )
     if methods == [tokens.PASSWORD]:
         user = proof.password.user
         token = tokens.issue_by_password(

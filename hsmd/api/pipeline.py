@@ -138,6 +138,7 @@ class Pipeline:
         peer = self._meet(context, metadata)
         call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
         limits.admit_source(call)
+        peer.check()
         request = _decoded(method, raw)
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]

@@ -13,10 +13,12 @@ from hsmd import store as stores
 from hsmd.config import ConfigError, Grpc, Settings
 from hsmd.daemon import logs, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
+from hsmd.domain import external
 from hsmd.domain.core import TOKEN_KEYS
 from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 from hsmd.hsm import Token
+from hsmd.idp import open_providers
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ def serve_gateway(settings: Settings) -> int:
 def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings.grpc)
+    external.check(settings)
+    open_providers(settings)
     token = wiring.open_token(settings.hsm, pin)
     try:
         there = _connects(token)
@@ -91,6 +95,10 @@ def _check_certificates(settings: Grpc) -> None:
     except (OSError, ssl.SSLError) as error:
         names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
         raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
+    if settings.client_crl is not None:
+        from hsmd.api import revocation_list  # the supervising process has no need of X.509
+
+        revocation_list.check_file(settings.client_crl, settings.client_ca)
 
 
 # Of TLS 1.2, which gRPC for Python can't be told to refuse; those of TLS 1.3 are all good (decision 7).
