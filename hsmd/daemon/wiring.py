@@ -12,6 +12,7 @@ from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.domain.rates import Buckets
 from hsmd.hsm import AddressError, Refusal, Token, parse_address
+from hsmd.idp import open_providers
 from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
 
@@ -113,6 +114,7 @@ def open_core(
         now_millis,
         settings.limits,
         settings.region,
+        providers=open_providers(settings),
         rates=rates or Buckets(),
     )
 

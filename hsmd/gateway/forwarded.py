@@ -57,9 +57,10 @@ class Proxies:
 
     def _hops(self, headers: Pairs) -> Iterator[str]:
         """The entries from right to left, at most so many; "" for one that can't be read."""
+        lines = [value for name, value in headers if name == self._header]
         # Also commas in quotes part: a quote that the client opened must not reach into a proxy's entry.
-        line = b",".join(value for name, value in headers if name == self._header).decode("latin-1")
-        for entry in reversed(line.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]) if line else ():
+        entries = b",".join(lines).decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+        for entry in reversed(entries if lines else []):
             yield _for(entry) if self._header == b"forwarded" else entry.strip(" \t")
 
 
