@@ -95,6 +95,10 @@ def _check_certificates(settings: Grpc) -> None:
     except (OSError, ssl.SSLError) as error:
         names = f"{settings.certificate}, {settings.key}, {settings.client_ca}"
         raise ConfigError(f"grpc: the certificates can't be used ({names}): {error}") from error
+    if settings.client_crl is not None:
+        from hsmd.api import revocation_list  # the supervising process has no need of X.509
+
+        revocation_list.check_file(settings.client_crl, settings.client_ca)
 
 
 # Of TLS 1.2, which gRPC for Python can't be told to refuse; those of TLS 1.3 are all good (decision 7).

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import grpc
 
@@ -14,6 +15,7 @@ from hsmd.api.health import Health
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
+from hsmd.api.revocation_list import RevocationList
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
 from hsmd.daemon import watch, wiring
@@ -74,7 +76,11 @@ class Worker:
 
     def _open(self) -> None:
         settings = self._settings.grpc
-        meet = evidence.tls(self._core, frozenset(settings.gateways))
+        revoked = None
+        if settings.client_crl is not None:
+            grace = timedelta(hours=settings.client_crl_grace_hours)
+            revoked = RevocationList(settings.client_crl, settings.client_ca, grace)
+        meet = evidence.tls(self._core, frozenset(settings.gateways), revoked)
         main = self._server(meet)
         address = f"[{settings.address}]" if ":" in settings.address else settings.address
         try:
