@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -119,9 +120,9 @@ def test_a_refusal_says_when_to_come_again(limited: Stand, tenants: list[Tenant]
     assert error.code == "APIGW.0308"
     assert error.status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "this project may make 1 a second" in error.message
-    cause = error.__cause__
+    cause: Any = error.__cause__
     assert isinstance(cause, grpc.RpcError)
-    packed = dict(cause.trailing_metadata())["grpc-status-details-bin"]  # type: ignore[attr-defined]  # a call, too
+    packed = {each.key: each.value for each in cause.trailing_metadata()}["grpc-status-details-bin"]
     retry = error_details_pb2.RetryInfo()
     assert sum(each.Unpack(retry) for each in status_pb2.Status.FromString(packed).details) == 1
     assert 0 < retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 <= 1

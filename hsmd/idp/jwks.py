@@ -53,6 +53,8 @@ class Keys:
         self._fresh = float("-inf")  # when they were fetched (monotonic)
         self._tried = float("-inf")
         self._failing = ""
+        self._looking = True  # the first look is to come
+        self._looks = 0
         self._wanted = threading.Event()
         self._looked = threading.Condition()
         self._places = threading.BoundedSemaphore(_MOST_WAITING)
@@ -65,7 +67,7 @@ class Keys:
     def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
         """The key, None where there is none; a token without a key id means the only key there is."""
         found = self._pick(key_id, algorithm)
-        if found is None and self._may_look() and self._places.acquire(blocking=False):
+        if found is None and (self._looking or self._may_look()) and self._places.acquire(blocking=False):
             try:
                 self._wait()
             finally:
@@ -87,14 +89,18 @@ class Keys:
     def _wait(self) -> None:
         """Have the thread look, and wait a moment for what it finds."""
         with self._looked:
+            looks = self._looks
             self._wanted.set()
-            self._looked.wait(_WAIT_SECONDS)
+            self._looked.wait_for(lambda: self._looks != looks, _WAIT_SECONDS)
 
     def _run(self) -> None:
         while True:
             self._wanted.clear()
+            self._looking = True
             self._look()
             with self._looked:
+                self._looking = False
+                self._looks += 1
                 self._looked.notify_all()
             failed = self._failing != ""
             pause = (
