@@ -11,10 +11,15 @@ from types import FrameType
 import click
 
 from hsmd.cli.ctl import (
+    access_keys,
+    agencies,
     aliases,
+    certificates,
     data,
+    domains,
     files,
     grants,
+    groups,
     host,
     imports,
     keys,
@@ -22,9 +27,13 @@ from hsmd.cli.ctl import (
     macs,
     outcome,
     output,
+    policies,
+    projects,
     rotation,
     signing,
     tags,
+    tokens,
+    users,
 )
 from hsmd.cli.ctl.context import Context, Group, pass_context
 
@@ -80,7 +89,16 @@ for _command in (
     tags.tags,
     grants.grants,
     files.files,
+    domains.domains,
+    projects.projects,
+    users.users,
+    groups.groups,
+    access_keys.access_keys,
+    tokens.tokens,
+    agencies.agencies,
+    certificates.certificates,
     limits.limits,
+    policies.policies,
     host.db,
     host.status,
     host.completion,

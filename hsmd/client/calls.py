@@ -12,8 +12,12 @@ import grpc
 from hsmd.client.errors import REQUEST_ID, SetupError, from_rpc
 from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1 import (
+    access_keys_pb2,
+    agencies_pb2,
     agreement_pb2,
     aliases_pb2,
+    assignments_pb2,
+    certificates_pb2,
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
@@ -25,18 +29,24 @@ from hsmd.pb.v1 import (
     imports_pb2,
     keys_pb2,
     macs_pb2,
+    policies_pb2,
     projects_pb2,
     rotation_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
+    temporary_keys_pb2,
     users_pb2,
 )
 
 _PROJECT_ID = "hsmd-project-id"
 _MODULES = (
+    access_keys_pb2,
+    agencies_pb2,
     agreement_pb2,
     aliases_pb2,
+    assignments_pb2,
+    certificates_pb2,
     crypto_pb2,
     datakeys_pb2,
     deletion_pb2,
@@ -48,11 +58,13 @@ _MODULES = (
     imports_pb2,
     keys_pb2,
     macs_pb2,
+    policies_pb2,
     projects_pb2,
     rotation_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
+    temporary_keys_pb2,
     users_pb2,
 )
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.

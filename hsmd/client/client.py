@@ -10,8 +10,12 @@ from typing import Self
 from hsmd.client.calls import Calls, open_channel
 from hsmd.client.errors import SetupError
 from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, macs_pb2, service_pb2, signing_pb2
+from hsmd.pb.v1.access_keys_pb2_grpc import AccessKeysStub
+from hsmd.pb.v1.agencies_pb2_grpc import AgenciesStub
 from hsmd.pb.v1.agreement_pb2_grpc import AgreementStub
 from hsmd.pb.v1.aliases_pb2_grpc import AliasesStub
+from hsmd.pb.v1.assignments_pb2_grpc import AssignmentsStub
+from hsmd.pb.v1.certificates_pb2_grpc import CertificatesStub
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
@@ -32,12 +36,14 @@ from hsmd.pb.v1.keys_pb2 import (
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
 from hsmd.pb.v1.limits_pb2_grpc import LimitsStub
 from hsmd.pb.v1.macs_pb2_grpc import MacsStub
+from hsmd.pb.v1.policies_pb2_grpc import PoliciesStub
 from hsmd.pb.v1.projects_pb2_grpc import ProjectsStub
 from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.signing_pb2 import MessageType
 from hsmd.pb.v1.signing_pb2_grpc import SigningStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
+from hsmd.pb.v1.temporary_keys_pb2_grpc import TemporaryKeysStub
 from hsmd.pb.v1.users_pb2_grpc import UsersStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
@@ -54,7 +60,8 @@ class Client:
     may be a key id, alias/NAME or an alias URN.
 
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
-    `deletion`, `identity`, `domains`, `projects`, `users`, `groups`, `domain_settings`, `limits` and `service` are the
+    `deletion`, `identity`, `domains`, `projects`, `users`, `groups`, `access_keys`, `temporary_keys`,
+    `agencies`, `certificates`, `policies`, `assignments`, `domain_settings`, `limits` and `service` are the
     generated stubs, for what has no method here. Every call raises ApiError; making a Client raises
     SetupError.
     """
@@ -90,6 +97,12 @@ class Client:
         self.projects = ProjectsStub(calls)
         self.users = UsersStub(calls)
         self.groups = GroupsStub(calls)
+        self.access_keys = AccessKeysStub(calls)
+        self.temporary_keys = TemporaryKeysStub(calls)
+        self.agencies = AgenciesStub(calls)
+        self.certificates = CertificatesStub(calls)
+        self.policies = PoliciesStub(calls)
+        self.assignments = AssignmentsStub(calls)
         self.domain_settings = DomainSettingsStub(calls)
         self.limits = LimitsStub(calls)
         self.service = ServiceStub(calls)
