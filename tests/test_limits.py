@@ -31,11 +31,14 @@ def own_limits(client: Client, project: str) -> dict[str, tuple[int, int, bool]]
 
 def set_limit(client: Client, project: str, name: str, value: int) -> limits_pb2.Limit:
     request = limits_pb2.SetLimitRequest(of_project=project, name=name, value=value)
-    return client.limits.SetLimit(request).limit
+    limit: limits_pb2.Limit = client.limits.SetLimit(request).limit
+    return limit
 
 
 def reset_limit(client: Client, project: str, name: str) -> limits_pb2.Limit:
-    return client.limits.ResetLimit(limits_pb2.ResetLimitRequest(of_project=project, name=name)).limit
+    request = limits_pb2.ResetLimitRequest(of_project=project, name=name)
+    limit: limits_pb2.Limit = client.limits.ResetLimit(request).limit
+    return limit
 
 
 def admitted(client: Client, calls: int) -> int:
