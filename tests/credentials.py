@@ -12,7 +12,7 @@ import huaweicloudsdkkms.v2 as kms
 from huaweicloudsdkcore.auth.credentials import BasicCredentials, GlobalCredentials
 from huaweicloudsdkcore.http.http_config import HttpConfig
 
-from tests.stand import Answer, Stand, elsewhere
+from tests.stand import Answer, Stand, Tenant, elsewhere
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -43,6 +43,12 @@ def issued(answer: Answer) -> str:
     """The token that was issued."""
     assert answer.status == 201, answer.raw
     return str(answer.headers["X-Subject-Token"])
+
+
+def domain_token(stand: Stand, who: Tenant | None = None) -> str:
+    """A token of the development user, or a tenant, that is good in its domain."""
+    own = who or stand.dev
+    return issued(ask(stand, "password", {"user": {"id": own.user_id, "password": own.password}}))
 
 
 def good(stand: Stand, token: str) -> bool:

@@ -12,7 +12,7 @@ from hsmd.pb.v1 import identity_pb2 as pb
 from hsmd.pb.v1 import users_pb2
 from tests.backstage import backstage
 from tests.calls import fresh, record, refusal, refused
-from tests.credentials import ask, good, issued, show, signed, void
+from tests.credentials import ask, domain_token, good, issued, show, signed, void
 from tests.people import Person, iam_client, login, person
 from tests.stand import Answer, Stand, Tenant, elsewhere, standing
 from tests.test_sdk import checked
@@ -103,9 +103,7 @@ def test_a_token_is_shown_to_its_user_and_to_who_may(
     stand: Stand, ann: Person, client: Client, stranger: Tenant
 ) -> None:
     token, admin = login(stand, ann), stand.token()
-    by_domain = issued(
-        ask(stand, "password", {"user": {"id": stand.dev.user_id, "password": stand.dev.password}})
-    )
+    by_domain = domain_token(stand)
     for asker in (token, by_domain):
         answer = show(stand, token, asker)
         assert answer.status == 200, answer.raw
@@ -117,10 +115,7 @@ def test_a_token_is_shown_to_its_user_and_to_who_may(
     # who may not is told no more than that
     refused(show(stand, admin, token), "IAM.0003")
     theirs = stand.token(stranger)
-    strange = issued(
-        ask(stand, "password", {"user": {"id": stranger.user_id, "password": stranger.password}})
-    )
-    refused(show(stand, token, strange), "IAM.0004")
+    refused(show(stand, token, domain_token(stand, stranger)), "IAM.0004")
     refused(show(stand, theirs, by_domain), "IAM.0004")
     refused(show(stand, "x" * 400, by_domain), "IAM.0004")
     assert show(stand, "x" * 400, by_domain, "HEAD").status == 404
