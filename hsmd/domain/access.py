@@ -54,11 +54,14 @@ _ALIAS = re.compile(r"alias/([a-zA-Z0-9:/_-]{1,255})")
 _URN = re.compile(r"kms:([^:]{1,64}):([0-9a-f]{32}):alias:([a-zA-Z0-9:/_-]{1,255})")
 
 
-def permit(call: Call, action: str, *, deferred: bool = False, keyed: bool = False) -> None:
+def permit(
+    call: Call, action: str, *, deferred: bool = False, keyed: bool = False, resource: str = ""
+) -> None:
     """Raises Error(ACTION_REFUSED, IAM_ACTION_REFUSED) unless the caller's policies allow the action.
 
     `deferred` keeps a refusal for want of a right in the call: it counts unless a grant, or what else the
     domain knows, allows the call. `keyed` methods are about keys: what policies say of them may wait for one.
+    Others may be about a `resource` that has a name, like an agency.
     """
     own = entitlements.of(call.core, call.caller).rules(action)
     policy = call.caller.session_policy
@@ -66,7 +69,7 @@ def permit(call: Call, action: str, *, deferred: bool = False, keyed: bool = Fal
         return
     call.action = action
     call.rules = (own, entitlements.of_session(call.core, policy).rules(action)) if policy else (own,)
-    first, *others = _asked(call, keyed=keyed)
+    first, *others = _asked(call, keyed, resource)
     if first is Answer.DENIED or {Answer.DENIED, Answer.SILENT}.intersection(others):
         raise refusal(action)
     if first is Answer.SILENT:
@@ -76,10 +79,10 @@ def permit(call: Call, action: str, *, deferred: bool = False, keyed: bool = Fal
     call.depends = Answer.LATER in (first, *others)
 
 
-def _asked(call: Call, *, keyed: bool) -> list[Answer]:
+def _asked(call: Call, keyed: bool, resource: str) -> list[Answer]:
     if keyed:
         return [each.at_once(lambda: facts_of(call)) for each in call.rules]
-    return [each.plain or each.with_key(facts_of(call), "") for each in call.rules]
+    return [each.plain or each.with_key(facts_of(call), resource) for each in call.rules]
 
 
 def facts_of(call: Call) -> Facts:
@@ -93,14 +96,24 @@ def facts_of(call: Call) -> Facts:
             "g:domainname": entitlements.domain_name(call.core, caller.domain_id),
             "g:projectid": caller.project_id,
             "g:projectname": entitlements.project_name(call.core, caller.project_id),
-            "g:principaltype": "AssumedAgency" if caller.is_agency else "User",
+            "g:principaltype": principal_type(is_agency=caller.is_agency),
             "g:sourceip": caller.source,
-            "g:currenttime": datetime.fromtimestamp(call.core.clock() / 1000, UTC).isoformat(),
+            "g:currenttime": moment(call.core.clock()),
             "g:mfapresent": "false",  # nobody is asked for a second factor
             "hsmd:identitykind": caller.kind,
         }
         call.facts = {name: (value,) for name, value in known.items() if value} | dict(call.asked())
     return call.facts
+
+
+def principal_type(*, is_agency: bool) -> str:
+    """How conditions call those who act."""
+    return "AssumedAgency" if is_agency else "User"
+
+
+def moment(millis: int) -> str:
+    """A time (ms since 1970 UTC) as conditions have it: ISO 8601."""
+    return datetime.fromtimestamp(millis / 1000, UTC).isoformat()
 
 
 def facts_of_key(row: Key, tagged: Iterable[tuple[str, str]] = ()) -> Facts:

@@ -25,6 +25,8 @@ _VERSION = "1.1"
 _ACTION = re.compile(r"[a-z*][a-z0-9_*-]{0,31}(:[A-Za-z0-9_*-]{1,64}){2}")
 _RESOURCE_PART = re.compile(r"[A-Za-z0-9_*./-]{1,128}")
 _PARTS = 5  # of a resource: service, region, domain, kind, id
+_ASSUME = "iam:agencies:assume"
+_AGENCY = re.compile(r"/iam/agencies/(\*|[0-9a-f]{32})")
 _KINDS = frozenset(("keyid", "*"))
 _WITH_RESOURCES = frozenset(("kms",))  # the services whose actions are on something that has a name
 _OF_RESOURCE = frozenset(("kms:keyspec", "kms:keyusage", "kms:keyorigin", "g:enterpriseprojectid"))
@@ -66,7 +68,7 @@ class Statement:
             return True
         parts = resource.split(":", _PARTS - 1)
         return any(
-            len(parts) == _PARTS and all(matches(part) for matches, part in zip(each, parts, strict=True))
+            len(parts) == len(each) and all(matches(part) for matches, part in zip(each, parts, strict=True))
             for each in self.resources
         )
 
@@ -76,11 +78,7 @@ def compiled(document: str) -> tuple[Statement, ...]:
     """The document's statements. Raises DocumentError."""
     if len(document) > MOST_CHARACTERS:
         raise DocumentError("", f"the policy has more than {MOST_CHARACTERS} characters")
-    try:
-        tree = json.loads(document, object_pairs_hook=_without_repetition, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DocumentError("", f"the policy is not valid JSON: {reason}") from error
+    tree = _parsed(document)
     _object(tree, "", {"Version", "Statement"}, set())
     if tree["Version"] != _VERSION:
         raise DocumentError("Version", f'"{_VERSION}" is due')
@@ -88,6 +86,36 @@ def compiled(document: str) -> tuple[Statement, ...]:
     if not isinstance(statements, list) or not 1 <= len(statements) <= MOST_STATEMENTS:
         raise DocumentError("Statement", f"a list of 1 to {MOST_STATEMENTS} statements is due")
     return tuple(_statement(each, index) for index, each in enumerate(statements))
+
+
+def written(document: str) -> str:
+    """The document as it is kept and shown: short, and with lists where one text may stand for a list.
+
+    Raises DocumentError for what is not valid.
+    """
+    tree = _parsed(document)
+    if isinstance(tree, dict) and isinstance(tree.get("Statement"), list):
+        for each in filter(lambda one: isinstance(one, dict), tree["Statement"]):
+            for name in ("Action", "Resource"):
+                if isinstance(each.get(name), str):
+                    each[name] = [each[name]]
+            for keys in _inner(each.get("Condition")):
+                keys.update({key: [value] for key, value in keys.items() if isinstance(value, str)})
+    found = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+    compiled(found)
+    return found
+
+
+def _inner(tree: object) -> list[dict[str, object]]:
+    return [each for each in tree.values() if isinstance(each, dict)] if isinstance(tree, dict) else []
+
+
+def _parsed(document: str) -> Any:
+    try:
+        return json.loads(document, object_pairs_hook=_without_repetition, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DocumentError("", f"the policy is not valid JSON: {reason}") from error
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -122,9 +150,7 @@ def _statement(tree: Any, index: int) -> Statement:
     if not isinstance(tree.get("Sid", ""), str) or len(tree.get("Sid", "")) > MOST_VALUES:
         raise DocumentError(f"{place}.Sid", f"a string of up to {MOST_VALUES} characters is due")
     actions = list(_texts(tree["Action"], f"{place}.Action"))
-    resources = tuple(_resources(tree.get("Resource", ["*"]), f"{place}.Resource"))
-    if resources:
-        _check_named(actions, f"{place}.Action")
+    resources = tuple(_resources(tree.get("Resource", ["*"]), actions, f"{place}.Resource"))
     asked = tuple(_conditions(tree.get("Condition", {}), f"{place}.Condition"))
     tagged = any(each.fact.startswith(_TAG) for each in asked)
     return Statement(
@@ -155,11 +181,20 @@ def _action(text: str, place: str) -> Matcher:
     return wildcards.compiled(text.lower())
 
 
-def _resources(tree: object, place: str) -> Iterator[tuple[Matcher, ...]]:
+def _resources(tree: object, actions: list[tuple[str, str]], place: str) -> Iterator[tuple[Matcher, ...]]:
     """The patterns, part by part; none when one of them is everything."""
+    if isinstance(tree, dict):
+        yield from _agencies(tree, actions, place)
+        return
     texts = list(_texts(tree, place))
     if any(text == "*" for text, _ in texts):
         return
+    for (
+        text,
+        where,
+    ) in actions:  # for others a resource would be no bound: they are on nothing that has a name
+        if text.partition(":")[0] not in _WITH_RESOURCES:
+            raise DocumentError(where, f'beside {place} only actions of kms are due, or the resource "*"')
     for text, where in texts:
         parts = text.split(":", _PARTS - 1)
         if len(parts) != _PARTS or not all(_RESOURCE_PART.fullmatch(part) for part in parts):
@@ -172,13 +207,18 @@ def _resources(tree: object, place: str) -> Iterator[tuple[Matcher, ...]]:
         )
 
 
-def _check_named(actions: list[tuple[str, str]], place: str) -> None:
-    """A resource would be no bound to actions that are on nothing which has a name."""
+def _agencies(
+    tree: dict[str, object], actions: list[tuple[str, str]], place: str
+) -> Iterator[tuple[Matcher, ...]]:
+    """The form that IAM has for agencies: {"uri": ["/iam/agencies/ID"]} beside iam:agencies:assume."""
+    _object(tree, place, {"uri"}, set())
     for text, where in actions:
-        if text.partition(":")[0] not in _WITH_RESOURCES:
-            raise DocumentError(
-                where, f'only actions of kms may stand beside a Resource other than "*" ({place})'
-            )
+        if text.lower() != _ASSUME:
+            raise DocumentError(where, f"beside a uri {_ASSUME} is due")
+    for text, where in _texts(tree["uri"], f"{place}.uri"):
+        if not _AGENCY.fullmatch(text):
+            raise DocumentError(where, "/iam/agencies/ID is due")
+        yield (wildcards.compiled(text),)
 
 
 def _conditions(tree: object, place: str) -> Iterator[AnyCondition]:

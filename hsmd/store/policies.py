@@ -22,7 +22,7 @@ DOMAIN, ALL_PROJECTS, PROJECT = "domain", "all-projects", "project"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A custom policy of a domain. `document` is its JSON as compiled; times in ms since 1970 UTC.
+    """A custom policy of a domain. `document` is its JSON; times in ms since 1970 UTC.
 
     `type` tells where it is meant to be given, as IAM has it: "AX" on domains, "XA" on projects.
     """
@@ -32,6 +32,7 @@ class Policy:
     name: str
     display_name: str
     description: str
+    description_cn: str
     type: str
     document: str
     created: int
@@ -87,6 +88,7 @@ _order = (
 _held = _ASSIGNMENTS.where(*_of_subjects).order_by(*_order)
 _given_here = _ASSIGNMENTS.where(*_in_scope).order_by(*_order)
 _given = _ASSIGNMENTS.where(_of_role).order_by(*_order)
+_count_given = select(func.count()).select_from(ASSIGNMENTS).where(_of_role)
 _one = _ASSIGNMENTS.where(*_of_subject, *_in_scope, _of_role)
 _delete_one = delete(ASSIGNMENTS).where(*_of_subject, *_in_scope, _of_role)
 _delete_of_subject = delete(ASSIGNMENTS).where(*_of_subject)
@@ -159,6 +161,11 @@ def held_by(tx: Tx, kind: str, subject_ids: Iterable[str]) -> list[Assignment]:
 def given_in(tx: Tx, scope_kind: str, scope_id: str) -> list[Assignment]:
     """What anybody is given in the scope. Raises SealBroken."""
     return _ASSIGNMENTS.many(tx, _given_here, scope_kind_=scope_kind, scope=scope_id)
+
+
+def count_given(tx: Tx, role_id: str) -> int:
+    """How often the role is given."""
+    return tx.connection.execute(_count_given, {"role": role_id}).scalar_one()
 
 
 def given_role(tx: Tx, role_id: str) -> list[Assignment]:

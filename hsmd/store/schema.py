@@ -245,6 +245,7 @@ POLICIES = Table(
     Column("name", TEXT, nullable=False),
     Column("display_name", TEXT, nullable=False),
     Column("description", TEXT, nullable=False),
+    Column("description_cn", TEXT, nullable=False),
     Column("type", TEXT, nullable=False),
     Column("document", TEXT, nullable=False),
     Column("created", MILLIS, nullable=False),

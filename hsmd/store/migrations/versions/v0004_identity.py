@@ -102,7 +102,7 @@ def _permissions() -> None:
     op.create_table(
         "policies",
         *_ids("id", "domain_id"),
-        *_text("name", "display_name", "description", "type", "document"),
+        *_text("name", "display_name", "description", "description_cn", "type", "document"),
         *_millis("created", "updated"),
         _seal(),
         sa.PrimaryKeyConstraint("id", name="pk_policies"),
@@ -128,7 +128,10 @@ def _credentials() -> None:
     op.add_column("access_keys", sa.Column("description", sa.Text))
     op.create_index("ix_access_keys_user_id", "access_keys", ["user_id"])
     op.create_table(
-        "access_key_uses", *_ids("id"), *_millis("used"), sa.PrimaryKeyConstraint("id", name="pk_access_key_uses")
+        "access_key_uses",
+        *_ids("id"),
+        *_millis("used"),
+        sa.PrimaryKeyConstraint("id", name="pk_access_key_uses"),
     )
     op.create_table(
         "certificate_patterns",
