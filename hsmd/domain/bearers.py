@@ -22,11 +22,13 @@ from hsmd.keyring import with_token_key
 from hsmd.store import agencies, revocations
 from hsmd.store import identity as rows
 from hsmd.store.agencies import Agency
+from hsmd.store.identity import User
 
 TOKEN, SECURITY_TOKEN = b"HTK\x02", b"HST\x01"
 MOST_ANCESTORS = 8
 
 _MAC_BYTES = 32
+_CHANGE_MILLIS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,20 @@ def sign(core: Core, magic: bytes, bearer: Bearer) -> str:
     content = {name: value for name, value in asdict(bearer).items() if value}
     signed = magic + json.dumps(content, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(signed + _mac(core, signed)).decode()
+
+
+def ending(core: Core) -> int:
+    """What a user's `tokens_not_before` becomes, so that whatever was issued up to now is void.
+
+    It lies ahead by more than a change can take: a text that is issued to the user as it was, while the
+    change is on its way, is void as well.
+    """
+    return core.clock() + _CHANGE_MILLIS
+
+
+def issuing(user: User, now: int) -> int:
+    """The time that a text of the user gets, who showed it is that one, as it now is, after `now`."""
+    return max(now, (user.tokens_not_before or 0) + 1)
 
 
 def opened(core: Core, magic: bytes, text: str) -> Bearer:

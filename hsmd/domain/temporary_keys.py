@@ -69,6 +69,7 @@ def _issue(
     if len(who.chain) > MOST_ANCESTORS:
         raise Error(TOKEN_REQUEST_INVALID, reason="too many tokens have been made one from the other")
     core = call.core
+    issued = bearers.issuing(who.user, issued)
     secret = access_keys.new_secret(core)
     bearer = Bearer(
         id=core.token.random(_ID_BYTES).hex(),

@@ -189,7 +189,7 @@ def revoke_all(call: Call, user_id: str) -> None:
         user = rows.get_user(tx, user_id)
         if user is None or user.domain_id != call.caller.domain_id:
             raise Error(IAM_NOT_FOUND, kind="user", id=user_id)
-        rows.update_user(tx, replace(user, tokens_not_before=call.core.clock()))
+        rows.update_user(tx, replace(user, tokens_not_before=bearers.ending(call.core)))
 
 
 def _subject(call: Call, text: str) -> Bearer:
@@ -250,6 +250,7 @@ def _issue(call: Call, who: Identity, scope: Scope, method: str, issued: int) ->
         sources.check(call, domain_id)
     core = call.core
     project = _scoped(call, who, scope)
+    issued = bearers.issuing(who.user, issued)
     expires = issued + core.limits.token_hours * _HOUR_MILLIS
     bearer = Bearer(
         id=core.token.random(_ID_BYTES).hex(),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from hsmd.domain import domain_settings, logins, password_rules, passwords, sources
+from hsmd.domain import bearers, domain_settings, logins, password_rules, passwords, sources
 from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call
 from hsmd.errors import (
@@ -171,7 +171,7 @@ def update(call: Call, user_id: str, domain_id: str, changes: Profile) -> Descri
         if hashed is not None:
             user = _with_password(call, user, hashed, reset=changes.password_reset is not False)
         if changes.enabled is False:
-            user = replace(user, tokens_not_before=call.core.clock() + 1)
+            user = replace(user, tokens_not_before=bearers.ending(call.core))
         if changes.enabled or hashed is not None:
             logins.unlock(tx, user)
         rows.update_user(tx, user)
@@ -330,7 +330,7 @@ def _with_password(call: Call, user: User, hashed: str, *, reset: bool) -> User:
         password_history="\n".join([each for each in before if each][:most]),
         password_changed=now,
         password_reset=reset,
-        tokens_not_before=now + 1,
+        tokens_not_before=bearers.ending(call.core),
         updated=now,
     )
 
