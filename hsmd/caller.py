@@ -4,17 +4,33 @@ from dataclasses import dataclass
 from typing import Literal
 
 IdentityKind = Literal[
-    "certificate", "access-key", "token", "password", "socket", "peer", "system", "anonymous"
+    "certificate",
+    "access-key",
+    "temporary-key",
+    "token",
+    "password",
+    "socket",
+    "keystone",
+    "oidc",
+    "peer",
+    "system",
+    "anonymous",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An established identity acting in one project.
+    """An established identity acting in one project, or in its domain when `project_id` is "".
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous
-    callers, calls outside any project). `roles` holds the names that count in this project. A peer has none
-    of these: `user_name` is its region.
+    callers, calls outside any project). `roles` holds the names that count in this project or domain.
+    A peer has none of these: `user_name` is its region.
+
+    Who acts as an agency is that agency: `user_id` and `user_name` are the agency's, `domain_id` is the
+    domain that trusts, and `assumed_by` the user who took it on. `session_policy` is the JSON policy that
+    narrows temporary credentials, "" for none.
+
+    `groups` (ids) are what counts for somebody whom an external provider knows and who is no user here.
     """
 
     kind: IdentityKind
@@ -25,3 +41,11 @@ class Caller:
     roles: frozenset[str] = frozenset()
     source: str = ""
     request_id: str = ""
+    assumed_by: str = ""
+    session_policy: str = ""
+    groups: tuple[str, ...] = ()
+
+    @property
+    def is_agency(self) -> bool:
+        """Whether a user of another domain, or a service, acts as an agency."""
+        return self.assumed_by != ""

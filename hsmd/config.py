@@ -83,6 +83,8 @@ class Grpc:
     certificate: Path = Path("/etc/hsmd/server.pem")
     key: Path = Path("/etc/hsmd/server.key")
     client_ca: Path = Path("/etc/hsmd/ca.pem")
+    client_crl: Path | None = None  # revoked certificates, PEM or DER, by the CAs above; None: none are
+    client_crl_grace_hours: int = _within(24, 0, 8760)  # a list counts on when it is out of date
     gateways: tuple[str, ...] = ("CN:hsmd-gateway",)  # certificates that may forward callers' evidence
     workers: int = _within(0, 0, 1024)  # 0: one a core
     threads: int = _within(8, 1, 1024)  # calls at once, a worker
@@ -111,6 +113,8 @@ class Gateway:
     body_bytes: int = _within(12 * 1024 * 1024, 1024, 1 << 30)
     deadline_seconds: float = _within(20.0, 0.1, 3600)
     grace_seconds: float = _within(10.0, 0, 3600)
+    trusted_proxies: tuple[str, ...] = ()  # networks whose word on the caller's address counts
+    proxy_header: str = "X-Forwarded-For"  # the one header by which they give it; or "Forwarded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,13 @@ class Limits:
 
     keys_per_project: int = _within(100, 0, 1_000_000_000)
     keystores_per_domain: int = _within(10, 0, 1000)
+    users_per_domain: int = _within(1000, 0, 5000)  # a list of them is one answer
+    groups_per_domain: int = _within(200, 0, 5000)
+    projects_per_domain: int = _within(200, 0, 5000)
+    requests_per_project: int = _within(0, 0, 1_000_000)  # a second, over all workers; 0: any number
+    requests_per_source: int = _within(0, 0, 1_000_000)  # the same for one address, an IPv6 /64
+    burst_seconds: float = _within(1.0, 0, 3600)  # so much of a rate may come at once
+    calls_per_project: int = _within(0, 0, 1024)  # at once, a worker; 0: any number
     token_hours: int = _within(24, 0, 24 * 365)
     clock_minutes: int = _within(15, 1, 24 * 60)  # how far a signature's clock may be off
     message_bytes: int = _within(1024 * 1024, 64 * 1024, 1 << 30)  # one gRPC message
@@ -156,6 +167,54 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityRule:
+    """Who somebody of an external identity provider is here: a user, or a member of groups.
+
+    The first rule that fits counts: its claim has the value, or is a list that holds it; "*" fits any text.
+    """
+
+    claim: str
+    value: str
+    user_id: str = ""  # the user, or
+    user_claim: str = ""  # the claim that holds the name of a user of the domain, or
+    groups: tuple[str, ...] = ()  # ids of groups of the domain: somebody without a user here
+    domain_id: str = ""  # for the two above
+    project_id: str = ""  # the only project; for Keystone one of the two is due
+    project_claim: str = ""  # the claim that holds the name of the only project, one of the user's domain
+
+
+@dataclass(frozen=True, slots=True)
+class Oidc:
+    """An OpenID Connect issuer whose JWTs are taken as `Authorization: Bearer`."""
+
+    issuer: str  # as `iss` has it
+    audience: tuple[str, ...]  # one of which `aud` must name
+    jwks: str  # its keys: an https URL, or a file's path
+    rules: tuple[IdentityRule, ...]
+    jwks_ca: Path | None = None  # CA of that URL; None: the system's
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    refresh_seconds: float = _within(300.0, 1, 86_400)  # between looks at the keys
+    keep_seconds: float = _within(86_400.0, 1, 7 * 86_400)  # so old keys may be while newer can't be had
+    leeway_seconds: float = _within(60.0, 0, 600)  # how far clocks may be off
+
+
+@dataclass(frozen=True, slots=True)
+class Keystone:
+    """An OpenStack Keystone whose tokens are taken as `X-Auth-Token`; off without a URL."""
+
+    url: str = ""  # like https://keystone.example:5000/v3
+    ca: Path | None = None  # of its certificate; None: the system's
+    user: str = "hsmd"  # who asks there whether a token is good
+    user_domain: str = "Default"
+    password_file: Path | None = None
+    project: str = "service"  # where that user has its role
+    project_domain: str = "Default"
+    cache_seconds: float = _within(30.0, 0, 300)  # for which an answer counts; 0: ask at every call
+    timeout_seconds: float = _within(3.0, 0.1, 30)
+    rules: tuple[IdentityRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """What operators read."""
 
@@ -176,6 +235,8 @@ class Settings:
     gateway: Gateway = field(default_factory=Gateway)
     audit: Audit = field(default_factory=Audit)
     limits: Limits = field(default_factory=Limits)
+    keystone: Keystone = field(default_factory=Keystone)
+    oidc: tuple[Oidc, ...] = ()
     log: Log = field(default_factory=Log)
 
 

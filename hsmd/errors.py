@@ -22,10 +22,14 @@ class Fault:
 
 
 class Error(Exception):
-    """A fault that happened. Its text is for the caller; the cause (`from`) is for the log."""
+    """A fault that happened. Its text is for the caller; the cause (`from`) is for the log.
 
-    def __init__(self, fault: Fault, **values: object) -> None:
+    `retry_after`: seconds after which the same call may go well; 0 where that is not known.
+    """
+
+    def __init__(self, fault: Fault, *, retry_after: float = 0.0, **values: object) -> None:
         self.fault = fault
+        self.retry_after = retry_after
         self.message = fault.text.format(**values)
         super().__init__(f"{fault.code}: {self.message}")
 
@@ -55,9 +59,36 @@ PROJECT_DIFFERS = Fault(
     "KMS.0321", 403, "PERMISSION_DENIED", "The project in the URL is not the one of the token."
 )
 ACTION_REFUSED = Fault("KMS.0330", 403, "PERMISSION_DENIED", "You lack the permission {action}.")
+IAM_ACTION_REFUSED = Fault(
+    "IAM.0003", 403, "PERMISSION_DENIED", "Policy doesn't allow {action} to be performed."
+)
 TOKEN_REQUEST_REFUSED = Fault("IAM.0001", 401, "UNAUTHENTICATED", "The username or password is wrong.")
 TOKEN_REQUEST_INVALID = Fault("IAM.0011", 400, "INVALID_ARGUMENT", "Request body is invalid: {reason}.")
 RATE_EXCEEDED = Fault("APIGW.0308", 429, "RESOURCE_EXHAUSTED", "Too many requests: {reason}.")
+
+# Domains, projects, users and groups
+IAM_NOT_FOUND = Fault("IAM.0004", 404, "NOT_FOUND", "Could not find {kind}: {id}.")
+IAM_EXISTS = Fault("IAM.0005", 409, "ALREADY_EXISTS", "There is a {kind} of that name already.")
+IAM_INPUT_INVALID = Fault("IAM.0073", 400, "INVALID_ARGUMENT", "Invalid input for field {name}: {reason}.")
+IAM_IN_USE = Fault("IAM.0101", 409, "FAILED_PRECONDITION", "The {kind} {id} is in use: {reason}.")
+PASSWORD_REFUSED = Fault("IAM.0102", 400, "INVALID_ARGUMENT", "The password is not accepted: {reason}.")
+IAM_QUOTA_EXCEEDED = Fault("IAM.0103", 403, "RESOURCE_EXHAUSTED", "The quota of {quota} {kind} is used up.")
+IAM_PROTECTED = Fault("IAM.0104", 403, "FAILED_PRECONDITION", "This is refused: {reason}.")
+PASSWORD_EXPIRED = Fault("IAM.0105", 401, "UNAUTHENTICATED", "The password is no longer good: {reason}.")
+ACCOUNT_LOCKED = Fault(
+    "IAM.0061", 401, "UNAUTHENTICATED", "Account locked: too many wrong passwords; try again in {seconds} s."
+)
+USER_IDLE = Fault(
+    "IAM.0082", 403, "PERMISSION_DENIED", "The user {user} is disabled: it was away for more than {days} days."
+)
+
+# Credentials
+AGENCY_REFUSED = Fault(
+    "IAM.0002", 403, "PERMISSION_DENIED", "You are not authorized to act as this agency, or there is none."
+)
+ACCESS_KEYS_EXCEEDED = Fault(
+    "IAM.0201", 400, "RESOURCE_EXHAUSTED", "akSkNumExceed: a user has at most {quota} access keys."
+)
 
 # Keys and their states
 KEY_ID_INVALID = Fault(

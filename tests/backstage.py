@@ -1,8 +1,12 @@
 """What only an operator could do, for tests: run as a process of its own, since a PKCS#11 module loads once.
 
 python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
+python -m tests.backstage CONFIG group DOMAIN_ID PROJECT_ID ROLE  a group that has the role there; its id
+python -m tests.backstage CONFIG user USER_ID JSON                these fields of the user's row change
+python -m tests.backstage CONFIG setting DOMAIN_ID NAME JSON      the domain's setting
 python -m tests.backstage CONFIG due KEY_ID...                    the scheduled deletions are due now
 python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
+python -m tests.backstage CONFIG away USER_ID DAYS                the user's last login was so many days ago
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
@@ -14,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +27,11 @@ from hsmd import config
 from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
 from hsmd.daemon import keystores, warden, wiring
-from hsmd.domain import import_tokens
+from hsmd.domain import builtin, import_tokens
+from hsmd.domain import logins as passwords_shown
 from hsmd.domain.core import Call, Core
-from hsmd.store import identity, keys, rotation
+from hsmd.store import groups, identity, keys, logins, policies, rotation
+from hsmd.store import settings as domain_settings
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
 from tests.stand import Stand
@@ -42,6 +49,24 @@ def backstage(stand: Stand, *words: str) -> str:
 
 def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
     identity.insert_role(tx, RoleAssignment(user_id, project_id, role))
+
+
+def _group(tx: Tx, domain_id: str, project_id: str, role: str) -> None:
+    group = groups.Group(uuid.uuid4().hex, domain_id, f"group-{uuid.uuid4().hex}", "", 0)
+    groups.insert_group(tx, group)
+    role_id = builtin.BY_NAME[role].id
+    policies.assign(tx, policies.Assignment(policies.GROUP, group.id, policies.PROJECT, project_id, role_id))
+    sys.stdout.write(group.id)
+
+
+def _user(tx: Tx, user_id: str, fields: str) -> None:
+    user = identity.get_user(tx, user_id)
+    assert user is not None
+    identity.update_user(tx, replace(user, **json.loads(fields)))
+
+
+def _setting(tx: Tx, domain_id: str, name: str, document: str) -> None:
+    domain_settings.put_setting(tx, domain_id, name, document)
 
 
 def _due(tx: Tx, *key_ids: str) -> None:
@@ -64,6 +89,15 @@ def _abandoned(core: Core, settings: config.Settings, days: str, cluster: str) -
         _another_day(warden.jobs_of_keystore(cluster)[1], core, settings, days)
     finally:
         keystores.close(core)
+
+
+def _away(tx: Tx, user_id: str, days: str) -> None:
+    user = identity.get_user(tx, user_id)
+    assert user is not None
+    known = logins.get_logins(tx, passwords_shown.subject(user))
+    assert known is not None
+    then = wiring.now_millis() - int(days) * 24 * 60 * 60 * 1000
+    logins.put_logins(tx, replace(known, succeeded=then))
 
 
 def _another_day(job: warden.Job, core: Core, settings: config.Settings, days: str) -> None:
@@ -102,7 +136,15 @@ _JOBS: dict[str, warden.Job] = {
     "rotations": warden.ROTATIONS,
     "expirations": warden.EXPIRATIONS,
 }
-_ACTIONS: dict[str, Callable[..., None]] = {"role": _role, "due": _due, "alter": _alter}
+_ACTIONS: dict[str, Callable[..., None]] = {
+    "role": _role,
+    "group": _group,
+    "user": _user,
+    "away": _away,
+    "setting": _setting,
+    "due": _due,
+    "alter": _alter,
+}
 
 
 def _main(path: str, action: str, *words: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import string
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -46,14 +47,14 @@ def test_a_fault_is_well_formed(fault: Fault) -> None:
     assert room in {"KMS", "APIGW", "IAM"}
     assert len(number) == 4
     assert number.isdigit()
-    assert fault.http in {400, 401, 403, 404, 405, 413, 429, 500, 503}
+    assert fault.http in {400, 401, 403, 404, 405, 409, 413, 429, 500, 503}
     assert fault.grpc in grpc.StatusCode.__members__
     assert (fault.http >= 500) == (fault.grpc in {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=identify)
 def test_a_text_is_one_sentence_or_two_with_all_its_values(fault: Fault) -> None:
-    values = {name: f"<{name}>" for name in fields(fault)}
+    values: dict[str, Any] = {name: f"<{name}>" for name in fields(fault)}
     assert all(name.isidentifier() for name in values)
     message = Error(fault, **values).message
     assert message.endswith(".")

@@ -6,23 +6,19 @@ import pytest
 
 from hsmd.errors import STORAGE_FAILED, Error
 from hsmd.store import Store
+from hsmd.store.access_keys import AccessKey, get_access_key, insert_access_key
+from hsmd.store.certificates import CertificateBinding, get_binding, insert_binding
 from hsmd.store.identity import (
-    AccessKey,
-    CertificateBinding,
     Domain,
     Project,
     RoleAssignment,
     User,
     find_projects,
-    get_access_key,
-    get_binding,
     get_domain,
     get_domain_by_name,
     get_project,
     get_user,
     get_user_by_name,
-    insert_access_key,
-    insert_binding,
     insert_domain,
     insert_project,
     insert_role,
@@ -114,7 +110,7 @@ def test_what_is_taken_or_hangs_in_the_air_is_refused(filled: Store, case: str) 
 
 def test_changes_are_told(filled: Store) -> None:
     changes = filled.changes(0)
-    assert {change.subject for change in changes} == {"identity"}
+    assert {change.subject for change in changes} == {"identity", "access_keys", "certificates"}
     assert [change.id for change in changes][-3:] == ["AK1", "AK2", BINDING.name]
 
 

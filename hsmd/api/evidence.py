@@ -4,17 +4,18 @@ Evidence of others (`hsmd-auth-token`, `hsmd-signature`, ...) is honoured only f
 configuration names as gateways; such a certificate is nobody by itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
+from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
-from hsmd.domain import identity, signatures
+from hsmd.domain import certificates, external, identity, signatures, sources, tokens
 from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity
@@ -31,6 +32,9 @@ class Peer(Protocol):
     def source(self) -> str:
         """The address, without its port; "local" for a Unix socket."""
 
+    def check(self) -> None:
+        """Raises Error(IDENTITY_REFUSED) for one that may call nothing, not even what is open to anybody."""
+
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """Who it is. Raises Error(IDENTITY_REFUSED, RATE_EXCEEDED) and the faults of tokens."""
 
@@ -43,12 +47,14 @@ _CERTIFICATE_NAMES = (
     ("DNS:", "peer_dns"),
     ("EMAIL:", "peer_email"),
 )
-_SOURCE_LENGTH = 64
 
 
-def certificate_names(context: grpc.ServicerContext) -> list[str]:
-    """The verified client certificate's names, as bindings and configuration spell them."""
-    properties = context.auth_context()
+_TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "hsmd-bearer")
+_OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
+
+
+def certificate_names(properties: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """The verified client certificate's names, as mappings and configuration spell them."""
     return [
         prefix + bytes(value).decode("utf-8", "replace")
         for prefix, key in _CERTIFICATE_NAMES
@@ -57,7 +63,20 @@ def certificate_names(context: grpc.ServicerContext) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificatePeer:
+class Revocable:
+    """The certificate of a connection (PEM), and the list that it may have come to stand on."""
+
+    certificate: bytes
+    revoked: RevocationList | None
+
+    def check(self) -> None:
+        """Raises Error(IDENTITY_REFUSED) for one that is revoked."""
+        if self.revoked is not None:
+            self.revoked.check(self.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePeer(Revocable):
     """A client with a certificate of its own."""
 
     core: Core
@@ -65,12 +84,12 @@ class CertificatePeer:
     names: list[str]
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
-        """The user the certificate is bound to."""
-        return identity.by_certificate(self.core, self.names)
+        """The user the certificate is mapped to."""
+        return certificates.by_certificate(self.core, self.names)
 
 
 @dataclass(frozen=True, slots=True)
-class RegionPeer:
+class RegionPeer(Revocable):
     """Another region: its certificate is nobody's else, and lets it call what is for peers alone."""
 
     source: str
@@ -91,62 +110,81 @@ class SocketPeer:
     source: str
     listener: UnixListener
 
+    def check(self) -> None:
+        """Nothing is to be checked: the socket is open to it."""
+
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The listener's user."""
         return identity.by_socket(self.core, self.listener.user_id, self.listener.project_id)
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayPeer:
+class GatewayPeer(Revocable):
     """A gateway: it forwards what its caller showed, and the caller's address."""
 
+    core: Core
     source: str
     metadata: Metadata
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
-        """The user that the forwarded token or signature belongs to."""
-        token = self.metadata.get("hsmd-auth-token")
-        if token:
-            return identity.by_token(call, str(token))
-        access_key = self.metadata.get("hsmd-access-key")
+        """The user that the forwarded token or signature belongs to, whichever of them it is."""
+        shown = [name for name in _SHOWN if self.metadata.get(name)]
+        if len(shown) != 1:
+            reason = "one of X-Auth-Token, a signature and a bearer token is due"
+            raise Error(IDENTITY_REFUSED, reason=reason)
+        text = str(self.metadata[shown[0]])
+        if shown == [_BEARER]:
+            return external.by_bearer(call, text)
+        if shown == [_TOKEN]:
+            foreign = self.core.providers.keystone is not None and not text.startswith(_OURS)
+            return external.by_keystone(call, text) if foreign else tokens.by_token(call, text)
+        return self._signed(call, method, request, text)
+
+    def _signed(self, call: Call, method: Method, request: Message, access_key: str) -> Identity:
         canonical = self.metadata.get("hsmd-canonical-request-bin")
-        if not access_key or not isinstance(canonical, bytes):
-            raise Error(IDENTITY_REFUSED, reason="neither X-Auth-Token nor a signature was sent")
+        if not isinstance(canonical, bytes):
+            raise Error(IDENTITY_REFUSED, reason="what was signed is missing")
         evidence = Signature(
-            access_key=str(access_key),
+            access_key=access_key,
             date=str(self.metadata.get("hsmd-sdk-date", "")),
             canonical_request=canonical,
             signature=str(self.metadata.get("hsmd-signature", "")),
+            security_token=str(self.metadata.get("hsmd-security-token", "")),
         )
         with named_when_refused(call, signatures.access_key_resource(evidence.access_key)):
             _check_route(canonical, method, request)
             return signatures.by_signature(call, evidence)
 
 
-def tls(core: Core, gateways: frozenset[str], peers: Mapping[str, str]) -> Meet:
+def tls(
+    core: Core, gateways: frozenset[str], peers: Mapping[str, str], revoked: RevocationList | None
+) -> Meet:
     """For the mTLS listener. `peers` holds regions by the names of their certificates."""
 
     def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
-        names = certificate_names(context)
+        properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
+        names = certificate_names(properties)
+        certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
         if regions := frozenset(peers[name] for name in names if name in peers):
-            return RegionPeer(_address(context), regions)
+            return RegionPeer(certificate, revoked, _address(context), regions)
         if gateways.isdisjoint(names):
-            return CertificatePeer(core, _address(context), names)
-        return GatewayPeer(str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH], metadata)
+            return CertificatePeer(certificate, revoked, core, _address(context), names)
+        source = sources.spelled(str(metadata.get("hsmd-source", "")))
+        return GatewayPeer(certificate, revoked, core, source, metadata)
 
     return meet
 
 
 def socket(core: Core, listener: UnixListener) -> Meet:
     """For a Unix socket."""
-    peer = SocketPeer(core, "local", listener)
+    peer = SocketPeer(core, sources.LOCAL, listener)
     return lambda context, metadata: peer
 
 
 def _address(context: grpc.ServicerContext) -> str:
-    """The peer's address without its port, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
+    """The peer's address without port and zone, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
     address = context.peer().partition(":")[2].rpartition(":")[0]
-    return unquote(address).strip("[]")
+    return sources.spelled(unquote(address).strip("[]").partition("%")[0])
 
 
 def _check_route(canonical: bytes, method: Method, request: Message) -> None:

@@ -1,7 +1,7 @@
 """Servicer of keys.proto."""
 
 from hsmd.api.convert import Spelling, timestamp
-from hsmd.domain import keys
+from hsmd.domain import keys, limits
 from hsmd.domain.core import Call
 from hsmd.pb.v1 import keys_pb2 as pb
 from hsmd.store.keys import Key
@@ -95,7 +95,7 @@ def count_keys(call: Call, request: pb.CountKeysRequest) -> pb.CountKeysResponse
 
 def show_quotas(call: Call, request: pb.ShowQuotasRequest) -> pb.ShowQuotasResponse:
     """DEW: user-quotas."""
-    used, quota = keys.count_keys(call), call.core.limits.keys_per_project
+    used, quota = keys.count_keys(call), limits.of(call.core, call.caller.project_id, limits.KEYS)
     resource = pb.ShowQuotasResponse.Resource(type="CMK", used=used, quota=quota)
     return pb.ShowQuotasResponse(quotas=pb.ShowQuotasResponse.Quotas(resources=[resource]))
 

@@ -11,6 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from hsmd.api.facts import Tell, facts_of
 from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.pb.options.v1 import options_pb2
 
@@ -20,12 +21,18 @@ Check = Callable[[Any], None]
 _METHOD: Any = options_pb2.method
 _FIELD: Any = options_pb2.field
 
+_ACTION = re.compile(r"[a-z]+(:[A-Za-z]+){2}")
+_KEY_ID = "key_id"  # how request fields that name a key end
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One rpc: `routes` holds (verb, path template), for what a signature may name."""
+    """One rpc: `routes` holds (verb, path template), for what a signature may name.
+
+    `keyed`: it is about keys, and what policies say may wait for them. `facts` tells what conditions of
+    policies may be on, of a request.
+    """
 
     name: str
     action: str
@@ -33,14 +40,16 @@ class Method:
     resource: str
     grant: str
     access: int
+    keyed: bool
     request: type[Message]
+    facts: Tell
     check: Check
     routes: tuple[tuple[str, str], ...]
 
     @property
     def open(self) -> bool:
         """Whether anybody may call it."""
-        return self.access == options_pb2.OPEN
+        return self.access in (options_pb2.OPEN, options_pb2.WELCOME)
 
     @property
     def for_peers(self) -> bool:
@@ -62,6 +71,8 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
             raise ValueError(f"{name}: the option event is missing")
         if (options.access in (options_pb2.PERMITTED, options_pb2.PARTY)) != bool(options.action):
             raise ValueError(f"{name}: a permitted method needs an action, any other must have none")
+        if options.action and not _ACTION.fullmatch(options.action):
+            raise ValueError(f"{name}: the action is not of the form service:type:operation")
         yield (
             descriptor,
             Method(
@@ -71,7 +82,9 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 resource=options.resource,
                 grant=options.grant,
                 access=options.access,
+                keyed=options.each or options.resource.endswith(_KEY_ID),
                 request=message_factory.GetMessageClass(descriptor.input_type),
+                facts=facts_of(descriptor.input_type),
                 check=checker(descriptor.input_type),
                 routes=tuple(_routes(descriptor)),
             ),
@@ -82,7 +95,9 @@ def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, str]]:
     rule = descriptor.GetOptions().Extensions[annotations_pb2.http]
     for each in (rule, *rule.additional_bindings):
         verb = each.WhichOneof("pattern")
-        if verb:
+        if verb == "custom":
+            yield each.custom.kind.upper(), each.custom.path
+        elif verb:
             yield verb.upper(), getattr(each, verb)
 
 

@@ -8,22 +8,23 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from hsmd.api.evidence import Meet, Metadata
+from hsmd.api.evidence import Meet, Metadata, Peer
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
-from hsmd.domain import access, identity
-from hsmd.domain.core import Call, Core
-from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, INTERNAL, Error
+from hsmd.domain import access, identity, limits, sources
+from hsmd.domain.core import Call, Core, in_domain
+from hsmd.domain.identity import Identity
+from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, Error
 
 Serve = Callable[[Call, Any], Message]
 Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -55,11 +56,16 @@ class Rejection(grpc.Status):
 
 
 def rejection(error: Error, request_id: str) -> Rejection:
-    """The status of an error, with ErrorInfo{reason: its code, domain: "hsmd"}."""
+    """The status of an error: ErrorInfo{reason: its code, domain: "hsmd"}, RetryInfo where that is known."""
     code = grpc.StatusCode[error.fault.grpc]
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd"))
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=[detail])
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd")]
+    if error.retry_after:
+        seconds, millis = divmod(math.ceil(error.retry_after * 1000), 1000)
+        delay = duration_pb2.Duration(seconds=seconds, nanos=millis * 1_000_000)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    for each in details:
+        status.details.add().Pack(each)
     trailing = (("grpc-status-details-bin", status.SerializeToString()), (REQUEST_ID_KEY, request_id))
     return Rejection(code, error.message, trailing)
 
@@ -128,28 +134,52 @@ class Pipeline:
         self, method: Method, serve: Serve, call: Call, raw: bytes, context: Any, metadata: Metadata
     ) -> bytes:
         self._core.refresh()
+        _check_single(context.invocation_metadata(), metadata)
         peer = self._meet(context, metadata)
         call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
+        limits.admit_source(call)
+        peer.check()
         request = _decoded(method, raw)
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
+        call.identify = lambda: _shown(method, call, peer, request)
         if not method.open:
-            who = peer.identify(call, method, request)
-            project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
-            call.caller = identity.act(self._core, who, project, peer.source, call.caller.request_id)
-            if method.for_peers is not (who.kind == "peer"):
-                raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
+            self._identify(method, call, peer, request, metadata)
         if method.action:
-            access.permit(call, method.action, deferred=method.deferred)
-        try:
-            method.check(request)
-            answer = serve(call, request)
-        except Error:
-            if call.refused:
-                access.check_refused(call, str(getattr(request, method.resource, "")))
-            raise
+            call.asked = lambda: method.facts(request)
+            access.permit(call, method.action, deferred=method.deferred, keyed=method.keyed)
+        with limits.turn(call):
+            try:
+                method.check(request)
+                answer = serve(call, request)
+            except Error:
+                if call.refused or call.depends:
+                    access.check_refused(call, str(getattr(request, method.resource, "")))
+                raise
         call.check_allowed()
         return answer.SerializeToString()
+
+    def _identify(self, method: Method, call: Call, peer: Peer, request: Message, metadata: Metadata) -> None:
+        """Who calls, from where it may and as often as it may, and where it acts."""
+        who = call.identify()
+        project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
+        call.caller = identity.act(
+            self._core,
+            who,
+            project,
+            peer.source,
+            call.caller.request_id,
+            in_domain=in_domain(method.action),
+        )
+        limits.admit_project(call)
+
+
+def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity:
+    """Who calls, from where it may."""
+    who = peer.identify(call, method, request)
+    for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+        sources.check(call, domain)
+    return who
 
 
 class _Record:
@@ -232,6 +262,14 @@ class _Record:
 def _request_id(metadata: Metadata) -> str:
     sent = metadata.get(REQUEST_ID_KEY)
     return sent if isinstance(sent, str) and _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
+
+
+def _check_single(pairs: Sequence[tuple[str, str | bytes]], metadata: Metadata) -> None:
+    """Of two texts of one name somebody else could have looked at the other one."""
+    if len(pairs) != len(metadata):
+        names = [name for name, _ in pairs if name.startswith("hsmd-")]
+        if len(names) != len(set(names)):
+            raise Error(IDENTITY_REFUSED, reason="metadata of hsmd are given twice")
 
 
 def _decoded(method: Method, raw: bytes) -> Any:

@@ -10,15 +10,22 @@ from typing import Self
 from hsmd.client.calls import Calls, open_channel
 from hsmd.client.errors import SetupError
 from hsmd.pb.v1 import crypto_pb2, datakeys_pb2, deletion_pb2, keys_pb2, macs_pb2, service_pb2, signing_pb2
+from hsmd.pb.v1.access_keys_pb2_grpc import AccessKeysStub
 from hsmd.pb.v1.access_points_pb2_grpc import AccessPointsStub
+from hsmd.pb.v1.agencies_pb2_grpc import AgenciesStub
 from hsmd.pb.v1.agreement_pb2_grpc import AgreementStub
 from hsmd.pb.v1.aliases_pb2_grpc import AliasesStub
+from hsmd.pb.v1.assignments_pb2_grpc import AssignmentsStub
 from hsmd.pb.v1.capsules_pb2_grpc import CapsulesStub
+from hsmd.pb.v1.certificates_pb2_grpc import CertificatesStub
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.datakeys_pb2_grpc import DataKeysStub
 from hsmd.pb.v1.deletion_pb2 import CancelKeyDeletionResponse, ScheduleKeyDeletionResponse
 from hsmd.pb.v1.deletion_pb2_grpc import DeletionStub
+from hsmd.pb.v1.domain_settings_pb2_grpc import DomainSettingsStub
+from hsmd.pb.v1.domains_pb2_grpc import DomainsStub
 from hsmd.pb.v1.grants_pb2_grpc import GrantsStub
+from hsmd.pb.v1.groups_pb2_grpc import GroupsStub
 from hsmd.pb.v1.identity_pb2_grpc import IdentityStub
 from hsmd.pb.v1.imports_pb2_grpc import ImportsStub
 from hsmd.pb.v1.key_policies_pb2_grpc import KeyPoliciesStub
@@ -31,14 +38,19 @@ from hsmd.pb.v1.keys_pb2 import (
 )
 from hsmd.pb.v1.keys_pb2_grpc import KeysStub
 from hsmd.pb.v1.keystores_pb2_grpc import KeystoresStub
+from hsmd.pb.v1.limits_pb2_grpc import LimitsStub
 from hsmd.pb.v1.macs_pb2_grpc import MacsStub
 from hsmd.pb.v1.pins_pb2_grpc import PinsStub
+from hsmd.pb.v1.policies_pb2_grpc import PoliciesStub
+from hsmd.pb.v1.projects_pb2_grpc import ProjectsStub
 from hsmd.pb.v1.regions_pb2_grpc import RegionsStub
 from hsmd.pb.v1.rotation_pb2_grpc import RotationStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.signing_pb2 import MessageType
 from hsmd.pb.v1.signing_pb2_grpc import SigningStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
+from hsmd.pb.v1.temporary_keys_pb2_grpc import TemporaryKeysStub
+from hsmd.pb.v1.users_pb2_grpc import UsersStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
 _LARGEST_PAGE = 1000
@@ -55,8 +67,9 @@ class Client:
 
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
     `deletion`, `imports`, `regions`, `access_points`, `key_policies`, `capsules`, `pins`, `keystores`,
-    `identity` and `service` are the generated stubs, for what has no method here. Every call raises ApiError;
-    making a Client raises SetupError.
+    `identity`, `domains`, `projects`, `users`, `groups`, `access_keys`, `temporary_keys`, `agencies`,
+    `certificates`, `policies`, `assignments`, `domain_settings`, `limits` and `service` are the generated
+    stubs, for what has no method here. Every call raises ApiError; making a Client raises SetupError.
     """
 
     def __init__(
@@ -92,6 +105,18 @@ class Client:
         self.pins = PinsStub(calls)
         self.keystores = KeystoresStub(calls)
         self.identity = IdentityStub(calls)
+        self.domains = DomainsStub(calls)
+        self.projects = ProjectsStub(calls)
+        self.users = UsersStub(calls)
+        self.groups = GroupsStub(calls)
+        self.access_keys = AccessKeysStub(calls)
+        self.temporary_keys = TemporaryKeysStub(calls)
+        self.agencies = AgenciesStub(calls)
+        self.certificates = CertificatesStub(calls)
+        self.policies = PoliciesStub(calls)
+        self.assignments = AssignmentsStub(calls)
+        self.domain_settings = DomainSettingsStub(calls)
+        self.limits = LimitsStub(calls)
         self.service = ServiceStub(calls)
 
     @classmethod

@@ -14,9 +14,12 @@ from hsmd import store as stores
 from hsmd.config import ConfigError, Settings
 from hsmd.daemon import keystores, logs, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
+from hsmd.domain import external
 from hsmd.domain.core import TOKEN_KEYS
+from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 from hsmd.hsm import Token
+from hsmd.idp import open_providers
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +34,9 @@ def serve(settings: Settings) -> int:
         wiring.socket_mode(listener)
         wiring.socket_path(listener, 0)
     total = settings.grpc.workers or os.cpu_count() or 1
+    rates = Buckets()  # before the forks: all workers count in the same memory
     bodies: dict[str, Body] = {
-        f"worker-{index}": partial(_work, settings, pin, index, total) for index in range(total)
+        f"worker-{index}": partial(_work, settings, pin, rates, index, total) for index in range(total)
     }
     bodies["warden"] = partial(_ward, settings, pin)
     grpc = settings.grpc
@@ -58,6 +62,8 @@ def serve_gateway(settings: Settings) -> int:
 def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings)
+    external.check(settings)
+    open_providers(settings)
     token = wiring.open_token(settings.hsm, pin)
     try:
         there = _connects(token)
@@ -88,6 +94,10 @@ def _check_certificates(settings: Settings) -> None:
     _check_pair("grpc", grpc.certificate, grpc.key, grpc.client_ca)
     for index, peer in enumerate(settings.peers):
         _check_pair(f"peers[{index}]", peer.certificate, peer.key, peer.ca)
+    if grpc.client_crl is not None:
+        from hsmd.api import revocation_list  # the supervising process has no need of X.509
+
+        revocation_list.check_file(grpc.client_crl, grpc.client_ca)
 
 
 def _check_pair(table: str, certificate: Path, key: Path, ca: Path) -> None:
@@ -108,12 +118,12 @@ _TLS_1_2_SUITES = ":".join(
 )
 
 
-def _work(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Ready) -> int:
+def _work(settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int, ready: Ready) -> int:
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
     from hsmd.daemon import worker  # gRPC must be loaded after the fork
 
     logs.configure(settings.log, f"worker-{index}")
-    return worker.run(settings, pin, index, total, ready)
+    return worker.run(settings, pin, rates, index, total, ready)
 
 
 def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:

@@ -10,13 +10,15 @@ from hsmd import store as stores
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.config import ConfigError, Settings
 from hsmd.daemon.wiring import Pin, now_millis, open_store, open_token
-from hsmd.domain import passwords
-from hsmd.domain.access import ROLE_ACTIONS
+from hsmd.domain import builtin, passwords
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
 from hsmd.hsm import Token
-from hsmd.store import Store, Tx
+from hsmd.store import Store, Tx, policies
 from hsmd.store import identity as rows
-from hsmd.store.identity import AccessKey, CertificateBinding, Domain, Project, RoleAssignment, User
+from hsmd.store.access_keys import AccessKey, insert_access_key
+from hsmd.store.certificates import CertificateBinding, insert_binding
+from hsmd.store.identity import Domain, Project, RoleAssignment, User
+from hsmd.store.policies import Assignment
 
 _SECRET_CHARACTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = ACCESS_KEY.bits // 8
@@ -52,8 +54,8 @@ def initialise(
     Repeatable after a crash: keys that stand are kept, the identity is made in one transaction. Raises
     ConfigError when the domain exists, when a role is unknown, or when the store belongs to another token.
     """
-    if unknown := sorted(set(roles) - set(ROLE_ACTIONS)):
-        raise ConfigError(f"{unknown[0]}: no such role; known: {', '.join(ROLE_ACTIONS)}")
+    if unknown := sorted(set(roles) - set(builtin.BY_NAME)):
+        raise ConfigError(f"{unknown[0]}: no such role; known: {', '.join(builtin.BY_NAME)}")
     stores.upgrade(settings.store.url)
     token = open_token(settings.hsm, Pin(pin, "given"))
     token.connect()
@@ -99,6 +101,10 @@ def _first_identity(
     roles: Sequence[str],
     certificate_names: Sequence[str],
 ) -> Initialised:
+    # Who made the first domain runs the daemon; who made another is a tenant and only administers that.
+    administrator = [builtin.SECURITY_ADMINISTRATOR]
+    if not rows.has_domains(tx):
+        administrator.append(builtin.OPERATOR)
     domain_id, project_id, user_id = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
     access_key = "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(20))
     secret_key = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
@@ -108,9 +114,11 @@ def _first_identity(
     rows.insert_user(tx, User(user_id, domain_id, user, passwords.hash_password(password), enabled=True))
     for role in roles:
         rows.insert_role(tx, RoleAssignment(user_id, project_id, role))
+    for given in administrator:
+        policies.assign(tx, Assignment(policies.USER, user_id, policies.DOMAIN, domain_id, given.id))
     for name in certificate_names:
-        rows.insert_binding(tx, CertificateBinding(name, user_id, project_id))
-    rows.insert_access_key(
+        insert_binding(tx, CertificateBinding(name, user_id, project_id))
+    insert_access_key(
         tx, AccessKey(access_key, user_id, wrapped, ROOT_KEY_LABEL, enabled=True, created=now_millis())
     )
     return Initialised(domain_id, project_id, user_id, access_key, secret_key)

@@ -11,7 +11,9 @@ from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.domain.lines import Line
+from hsmd.domain.rates import Buckets
 from hsmd.hsm import AddressError, Refusal, Token, parse_address
+from hsmd.idp import open_providers
 from hsmd.keyring import Keyring, with_token_key
 from hsmd.store import Store, identity
 
@@ -114,9 +116,13 @@ def check_seals(settings: Settings, token: Token) -> None:
 
 
 def open_core(
-    settings: Settings, pin: Pin, on_stuck: Callable[[int], None] = lambda _: None, pause: float = 0.0
+    settings: Settings,
+    pin: Pin,
+    on_stuck: Callable[[int], None] = lambda _: None,
+    rates: Buckets | None = None,
+    pause: float = 0.0,
 ) -> Core:
-    """All parts of a serving process; the token is not yet connected.
+    """All parts of a serving process; the token is not yet connected. `rates`: what the workers share.
 
     A peer that did not answer in time is not asked again for `pause` seconds.
     """
@@ -124,7 +130,15 @@ def open_core(
     keyring = Keyring(token, settings.hsm.loaded_keys)
     store = open_store(settings, token)
     return Core(
-        store, token, keyring, now_millis, settings.limits, settings.region, peers=_lines(settings, pause)
+        store,
+        token,
+        keyring,
+        now_millis,
+        settings.limits,
+        settings.region,
+        peers=_lines(settings, pause),
+        providers=open_providers(settings),
+        rates=rates or Buckets(),
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import grpc
 
@@ -14,10 +15,12 @@ from hsmd.api.health import Health
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
+from hsmd.api.revocation_list import RevocationList
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener
 from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
+from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
@@ -29,14 +32,14 @@ log = logging.getLogger(__name__)
 class Worker:
     """One serving process, from start to drain."""
 
-    def __init__(self, settings: Settings, pin: wiring.Pin, index: int, total: int) -> None:
+    def __init__(self, settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int) -> None:
         self._settings = settings
         self._index = index
         self._name = f"worker-{index}"
         pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
         self._pool = pool
         self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
-        self._core = wiring.open_core(settings, pin, pool.have_spares)
+        self._core = wiring.open_core(settings, pin, pool.have_spares, rates)
         self._core.keystores = keystores.backings(settings, pin)
         self._audit = wiring.open_audit(settings, self._name)
         self._health = Health(server.service_names())
@@ -57,6 +60,7 @@ class Worker:
             log.warning("%s", error)
         core.token.watch()
         keystores.connect(core)
+        core.providers.start()
         self._open()
         self._health.tell(serving=self._connected())
         ready()
@@ -77,7 +81,11 @@ class Worker:
     def _open(self) -> None:
         settings = self._settings.grpc
         regions = {name: peer.region for peer in self._settings.peers for name in peer.names}
-        meet = evidence.tls(self._core, frozenset(settings.gateways), regions)
+        revoked = None
+        if settings.client_crl is not None:
+            grace = timedelta(hours=settings.client_crl_grace_hours)
+            revoked = RevocationList(settings.client_crl, settings.client_ca, grace)
+        meet = evidence.tls(self._core, frozenset(settings.gateways), regions, revoked)
         main = self._server(meet)
         address = f"[{settings.address}]" if ":" in settings.address else settings.address
         try:
@@ -127,6 +135,13 @@ class Worker:
         keystores.close(self._core)
 
 
-def run(settings: Settings, pin: wiring.Pin, index: int, total: int, ready: Callable[[], None]) -> int:
+def run(
+    settings: Settings,
+    pin: wiring.Pin,
+    rates: Buckets,
+    index: int,
+    total: int,
+    ready: Callable[[], None],
+) -> int:
     """A worker's whole life. Raises ConfigError and TokenRefused at its start."""
-    return Worker(settings, pin, index, total).run(ready)
+    return Worker(settings, pin, rates, index, total).run(ready)

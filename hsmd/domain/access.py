@@ -1,23 +1,29 @@
 """May this caller do this on this key? The only door to a key row.
 
-Roles are those of the DEW permission pages; their actions are in `dew/iam-actions.tsv`. Default is deny.
-A key of another project and a key that does not exist look the same: KMS.0207.
+What the caller's policies and roles say stands in `permissions` and `builtin`; their actions are in
+`dew/iam-actions.tsv`. Default is deny. A key of another project and a key that does not exist look the same.
+
+Where policies tell keys apart (by id, kind or tags), the answer is given here, when the key's row is there
+and before anything is done with it: a call that ends without having asked is refused.
 
 A grant opens one key to one user or domain for some operations. A call of a method that declares its grant
-operation may so reach a key of another project, and a key that no role of the caller's would let it use.
+operation may so reach a key of another project, and a key that no policy of the caller's would let it use;
+but not past a policy that denies it.
 """
 
 import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
-from functools import cache
+from datetime import UTC, datetime
+from functools import reduce
+from typing import TypeVar
 
 from hsmd.caller import Caller
-from hsmd.domain.core import Call
+from hsmd.domain import entitlements
+from hsmd.domain.conditions import Facts
+from hsmd.domain.core import Call, refusal
+from hsmd.domain.permissions import Answer, narrowed
 from hsmd.errors import (
-    ACTION_REFUSED,
     KEY_DISABLED,
     KEY_ID_INVALID,
     KEY_NOT_FOUND,
@@ -26,41 +32,15 @@ from hsmd.errors import (
     NOT_A_REPLICA,
     Error,
 )
-from hsmd.store import Tx, aliases, grants, keys
+from hsmd.store import Tx, aliases, grants, keys, tags
 from hsmd.store.grants import Grant
 from hsmd.store.keys import DESTROYED, Key
+
+Listed = TypeVar("Listed")
 
 # DEW's key states.
 ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT, FROZEN = 2, 3, 4, 5, 7
 _STATE_NAMES = {1: "pending activation", PENDING_IMPORT: "pending import", FROZEN: "frozen"}
-
-ROLE_ACTIONS: dict[str, tuple[str, ...]] = {
-    "KMS Administrator": ("kms:*",),
-    "KMS CMKFullAccess": (
-        "kms:cmk:*",
-        "kms:dek:*",
-        "kms:grant:*",
-        "kms:cmkTag:*",
-        "kms:alias:*",
-        "kms:keystore:get*",
-        "kms:keystore:list*",
-        "kms:accessPoint:list*",
-        "kms:policy:get*",
-        "kms:policy:list*",
-    ),
-    "KMS CMKReadOnlyAccess": (
-        "kms:cmk:get*",
-        "kms:cmk:list*",
-        "kms:grant:list*",
-        "kms:cmkTag:list*",
-        "kms:alias:list*",
-        "kms:keystore:get*",
-        "kms:keystore:list*",
-        "kms:accessPoint:list*",
-        "kms:policy:get*",
-        "kms:policy:list*",
-    ),
-}
 
 # Kinds of grantees.
 USER, DOMAIN = "user", "domain"
@@ -75,31 +55,124 @@ _ALIAS = re.compile(r"alias/([a-zA-Z0-9:/_-]{1,255})")
 _URN = re.compile(r"kms:([^:]{1,64}):([0-9a-f]{32}):alias:([a-zA-Z0-9:/_-]{1,255})")
 
 
-@cache
-def _allows(role: str, action: str) -> bool:
-    return any(fnmatchcase(action, pattern) for pattern in ROLE_ACTIONS.get(role, ()))
+def permit(
+    call: Call, action: str, *, deferred: bool = False, keyed: bool = False, resource: str = ""
+) -> None:
+    """Raises Error(ACTION_REFUSED, IAM_ACTION_REFUSED) unless the caller's policies allow the action.
 
-
-def permit(call: Call, action: str, *, deferred: bool = False) -> None:
-    """Raises Error(ACTION_REFUSED) unless a role of the caller's allows the action.
-
-    `deferred` keeps the refusal in the call: it counts unless a grant allows the call.
+    `deferred` keeps a refusal for want of a right in the call: it counts unless a grant, or what else the
+    domain knows, allows the call. `keyed` methods are about keys: what policies say of them may wait for one.
+    Others may be about a `resource` that has a name, like an agency.
     """
-    if not any(_allows(role, action) for role in call.caller.roles):
+    own = entitlements.of(call.core, call.caller).rules(action)
+    policy = call.caller.session_policy
+    if own.plain is Answer.ALLOWED and not policy:
+        return
+    call.action = action
+    call.rules = (own, entitlements.of_session(call.core, policy).rules(action)) if policy else (own,)
+    first, *others = _asked(call, keyed, resource)
+    if first is Answer.DENIED or {Answer.DENIED, Answer.SILENT}.intersection(others):
+        raise refusal(action)
+    if first is Answer.SILENT:
         if not deferred:
-            raise Error(ACTION_REFUSED, action=action)
+            raise refusal(action)
         call.refused = action
+    call.depends = Answer.LATER in (first, *others)
+
+
+def _asked(call: Call, keyed: bool, resource: str) -> list[Answer]:
+    if keyed:
+        return [each.at_once(lambda: facts_of(call)) for each in call.rules]
+    return [each.plain or each.with_key(facts_of(call), resource) for each in call.rules]
+
+
+def facts_of(call: Call) -> Facts:
+    """What conditions may be on before a key is known: who and where, from where, when, and the request."""
+    if call.facts is None:
+        caller = call.caller
+        known = {
+            "g:userid": caller.user_id,
+            "g:username": caller.user_name,
+            "g:domainid": caller.domain_id,
+            "g:domainname": entitlements.domain_name(call.core, caller.domain_id),
+            "g:projectid": caller.project_id,
+            "g:projectname": entitlements.project_name(call.core, caller.project_id),
+            "g:principaltype": principal_type(is_agency=caller.is_agency),
+            "g:sourceip": caller.source,
+            "g:currenttime": moment(call.core.clock()),
+            "g:mfapresent": "false",  # nobody is asked for a second factor
+            "hsmd:identitykind": caller.kind,
+        }
+        call.facts = {name: (value,) for name, value in known.items() if value} | dict(call.asked())
+    return call.facts
+
+
+def principal_type(*, is_agency: bool) -> str:
+    """How conditions call those who act."""
+    return "AssumedAgency" if is_agency else "User"
+
+
+def moment(millis: int) -> str:
+    """A time (ms since 1970 UTC) as conditions have it: ISO 8601."""
+    return datetime.fromtimestamp(millis / 1000, UTC).isoformat()
+
+
+def facts_of_key(row: Key, tagged: Iterable[tuple[str, str]] = ()) -> Facts:
+    """What conditions may be on of a key, and of its tags (name and value)."""
+    return {
+        "kms:keyspec": (row.spec,),
+        "kms:keyusage": (row.usage,),
+        "kms:keyorigin": (row.origin,),
+        "g:enterpriseprojectid": (row.enterprise_project_id,),
+        **{f"g:resourcetag/{name}": (value,) for name, value in tagged},
+    }
+
+
+def urn(region: str, domain_id: str, key_id: str) -> str:
+    """The key as policies name it."""
+    return f"kms:{region}:{domain_id}:keyid:{key_id}"
 
 
 def check_refused(call: Call, reference: str) -> None:
     """Raises Error(ACTION_REFUSED) for a refused call that no grant allows, whatever else is wrong with it.
 
-    `reference` is the key that it names, or "".
+    `reference` is the key that it names, or "". Who may use some key is not refused for naming none rightly.
     """
-    with suppress(Error):
+    try:
         if not call.granted and reference:
             key(call, reference)
-    call.check_allowed()
+    except Error as error:
+        if error.fault is KEY_ID_INVALID and not call.refused:
+            return
+    if call.refused or reference:
+        call.check_allowed()
+
+
+def admit(call: Call, row: Key, tx: Tx | None = None) -> Key:
+    """The row itself: of a key that the call is about to make, or has come to by another way than here.
+
+    Raises Error(ACTION_REFUSED) when the caller's policies refuse it for a key like that.
+    """
+    if call.rules and _answer(call, row, tx) is not Answer.ALLOWED:
+        raise refusal(call.action)
+    call.settled = True
+    return row
+
+
+def sees_all(call: Call) -> bool:
+    """Whether `visible` leaves out no key of the project; else lists look at each key."""
+    return not call.depends
+
+
+def visible(
+    call: Call, tx: Tx, found: Iterable[Listed], key_of: Callable[[Listed], Key | None]
+) -> list[Listed]:
+    """Those, in their order, whose keys the caller's policies allow the action on: for lists."""
+    if sees_all(call):
+        return list(found)
+    call.settled = True
+    rows = ((each, key_of(each)) for each in found)
+    return [each for each, row in rows if row is not None and _answer(call, row, tx) is Answer.ALLOWED]
 
 
 def is_key_id(reference: str) -> bool:
@@ -131,15 +204,16 @@ def key(call: Call, reference: str) -> Key:
     alias = alias_of(call, reference)
     key_id = reference if alias is None else _named(call, alias)
     row = None if key_id is None else call.core.cache.get(key_id, "key", lambda: _load(call, key_id))
-    return _own(call, row)
+    return _own(call, row, key_id or "")
 
 
 def key_for_change(call: Call, tx: Tx, reference: str) -> Key:
     """The same inside a change: read in its transaction, so that nobody else changes it meanwhile."""
     alias = alias_of(call, reference)
     if alias is None:
-        return _own(call, keys.get_key(tx, reference), tx)
-    return _own(call, aliases.resolve(tx, call.caller.project_id, alias), tx)
+        return _own(call, keys.get_key(tx, reference), reference, tx)
+    row = aliases.resolve(tx, call.caller.project_id, alias)
+    return _own(call, row, row.id if row else "", tx)
 
 
 def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitled: Entitled) -> Key:
@@ -150,6 +224,8 @@ def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitl
     if grant is not None and grant.key_id == reference and entitled(call.caller, grant):
         row = keys.get_key(tx, reference)
         if row is not None and _lives(call, row):
+            _check_not_denied(call, row, tx)
+            _check_not_denied(call, row, tx)
             call.resource, call.granted = row.id, True
             return row
     return key_for_change(call, tx, reference)
@@ -208,31 +284,83 @@ def _load(call: Call, key_id: str) -> Key | None:
         return keys.get_key(tx, key_id)
 
 
-def _own(call: Call, row: Key | None, tx: Tx | None = None) -> Key:
-    """The row, if the caller's roles count for it, or a grant does."""
+def _own(call: Call, row: Key | None, key_id: str, tx: Tx | None = None) -> Key:
+    """The row, if the caller's policies count for it, or a grant does."""
     if row is None or not _lives(call, row):
-        call.check_allowed()
-        raise Error(KEY_NOT_FOUND)
-    if row.project_id != call.caller.project_id or call.refused:
-        _check_granted(call, row, tx)
+        raise _no_such_key(call, key_id)
+    if row.project_id != call.caller.project_id:
+        if not _is_granted(call, row, tx):
+            raise _no_such_key(call, key_id)
+    elif call.rules and _answer(call, row, tx) is not Answer.ALLOWED:
+        if not _is_granted(call, row, tx):
+            raise refusal(call.action)
+    else:
+        call.settled = True
     call.resource = row.id
     if row.state in (ENABLED, DISABLED) and has_expired(call, row):
         return replace(row, state=PENDING_IMPORT)
     return row
 
 
-def _check_granted(call: Call, row: Key, tx: Tx | None) -> None:
-    """Marks the call as granted. Else it gets what it would if there were no such key, or no grants."""
-    if call.grant:
-        rights = _rights(call, row.id, tx)
-        by_user = rights.get((USER, call.caller.user_id), _NONE)
-        by_domain = rights.get((DOMAIN, call.caller.domain_id), _NONE)
-        if call.grant in by_user or call.grant in by_domain:
-            call.granted = True
-            return
+def _no_such_key(call: Call, key_id: str) -> Error:
+    """What is said of a key that is not there: the same as of one that is there and may not be used."""
     if call.refused:
-        raise Error(ACTION_REFUSED, action=call.refused)
-    raise Error(KEY_NOT_FOUND)
+        return refusal(call.action)
+    here = urn(call.core.region, call.caller.domain_id, key_id)
+    if any(each.with_key(facts_of(call), here) is not Answer.ALLOWED for each in call.rules):
+        return refusal(call.action)
+    call.settled = True
+    return Error(KEY_NOT_FOUND)
+
+
+def _answer(call: Call, row: Key, tx: Tx | None) -> Answer:
+    """What the caller's policies, and its session policy, say of this key."""
+    return reduce(narrowed, _answers(call, row, tx))
+
+
+def _answers(call: Call, row: Key, tx: Tx | None) -> list[Answer]:
+    if all(each.plain for each in call.rules):
+        return [each.plain or Answer.SILENT for each in call.rules]
+    tagged = _tags(call, row, tx) if any(each.tagged for each in call.rules) else ()
+    facts = {**facts_of(call), **facts_of_key(row, tagged)}
+    here = urn(call.core.region, row.domain_id, row.id)
+    return [each.with_key(facts, here) for each in call.rules]
+
+
+def _tags(call: Call, row: Key, tx: Tx | None) -> list[tuple[str, str]]:
+    def load() -> list[tuple[str, str]]:
+        with call.read() as look:
+            return _pairs(look, row.id)
+
+    if tx is not None:
+        return _pairs(tx, row.id)
+    return call.core.cache.get(row.id, "tags", load) or []
+
+
+def _pairs(tx: Tx, key_id: str) -> list[tuple[str, str]]:
+    return [(tag.name, tag.value) for tag in tags.tags_of(tx, key_id)]
+
+
+def _is_granted(call: Call, row: Key, tx: Tx | None) -> bool:
+    """Whether a grant allows the call, which is noted. Raises Error(ACTION_REFUSED) for what is denied."""
+    if not call.grant:
+        return False
+    rights = _rights(call, row.id, tx)
+    by_user = rights.get((USER, call.caller.user_id), _NONE)
+    by_domain = rights.get((DOMAIN, call.caller.domain_id), _NONE)
+    if call.grant not in by_user and call.grant not in by_domain:
+        return False
+    _check_not_denied(call, row, tx)
+    call.granted = True
+    return True
+
+
+def _check_not_denied(call: Call, row: Key, tx: Tx | None) -> None:
+    """A grant stands in for a policy that allows, not for one that denies, nor for the session policy."""
+    if call.rules:
+        own, *session = _answers(call, row, tx)
+        if own is Answer.DENIED or any(each is not Answer.ALLOWED for each in session):
+            raise refusal(call.action)
 
 
 def _rights(call: Call, key_id: str, tx: Tx | None) -> Rights:

@@ -76,6 +76,8 @@ def associate(call: Call, alias: str, target: str) -> Alias:
         key = keys.custom(access.key_for_change(call, tx, target))
         if key.id == row.key_id:
             return row
+        if present is not None:
+            access.admit(call, present, tx)  # it loses a name
         _check_namable(tx, key)
         if present is None or (key.spec, key.usage) != (present.spec, present.usage):
             reason = "a key of the same key_spec and key_usage is due"
@@ -95,7 +97,7 @@ def list_aliases(call: Call, reference: str, *, limit: int | None, marker: str) 
     key_id = access.key(call, reference).id if reference else None
     after = marker.removeprefix(PREFIX)
     with call.read() as tx:
-        rows = aliases.list_aliases(tx, call.caller.project_id, limit=limit + 1, after=after, key_id=key_id)
+        rows = _behind(call, tx, after, key_id, limit + 1)
     page = rows[:limit]
     return Page(page, PREFIX + page[-1].alias if len(rows) > limit else "")
 
@@ -103,6 +105,17 @@ def list_aliases(call: Call, reference: str, *, limit: int | None, marker: str) 
 def urn(call: Call, alias: Alias) -> str:
     """The name that says also where it holds."""
     return f"kms:{call.core.region}:{alias.domain_id}:alias:{alias.alias}"
+
+
+def _behind(call: Call, tx: Tx, after: str, key_id: str | None, most: int) -> list[Alias]:
+    """Aliases behind that name: those that the caller may see, so read on until there are enough of them."""
+    seen: list[Alias] = []
+    while True:
+        rows = aliases.list_aliases(tx, call.caller.project_id, limit=most, after=after, key_id=key_id)
+        seen += access.visible(call, tx, rows, lambda row: key_rows.get_key(tx, row.key_id))
+        if len(rows) < most or len(seen) >= most:
+            return seen[:most]
+        after = rows[-1].alias
 
 
 def _name(alias: str) -> str:

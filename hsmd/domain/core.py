@@ -4,16 +4,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.conditions import Facts
 from hsmd.domain.lines import Line
+from hsmd.domain.permissions import Rules
+from hsmd.domain.rates import Buckets
 from hsmd.domain.throttle import Recent, Throttle
-from hsmd.errors import ACTION_REFUSED, Error
+from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Error
 from hsmd.hsm import Token
+from hsmd.idp import Providers
 from hsmd.keyring import Keyring
 from hsmd.store import Store, Tx, aliases, keys
+
+if TYPE_CHECKING:
+    from hsmd.domain.identity import Identity  # which needs what stands here
 
 Row = TypeVar("Row")
 
@@ -53,6 +60,14 @@ class Ivs:
         taken = fresh.pop()
         self._left.extend(fresh)
         return taken
+
+
+@dataclass(slots=True)
+class Running:
+    """How many calls of each project this process carries out now."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Cache:
@@ -104,9 +119,9 @@ class Backing:
 
 @dataclass(slots=True)
 class Core:
-    """The parts of one process. `clock` gives milliseconds since 1970 UTC; `peers` are by region.
+    """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'.
 
-    `keystores` are by cluster id.
+    `peers` are by region, `keystores` by cluster id.
     """
 
     store: Store
@@ -122,6 +137,10 @@ class Core:
     unknown_access_keys: Recent = field(default_factory=Recent)
     peers: Mapping[str, Line] = field(default_factory=dict)
     keystores: Mapping[str, Backing] = field(default_factory=dict)
+    access_key_uses: dict[str, int] = field(default_factory=dict)  # when each was last noted to be used
+    providers: Providers = field(default_factory=Providers)
+    rates: Buckets = field(default_factory=Buckets)
+    running: Running = field(default_factory=Running)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1
@@ -152,8 +171,26 @@ class Core:
         self.keyring.forget(identifier)
 
 
+def in_domain(action: str) -> bool:
+    """Whether the action is one of the caller's domain, wherever else the caller may act."""
+    return action.startswith(("iam:", "hsmd:"))
+
+
+def refusal(action: str) -> Error:
+    """What a caller is told who may not do this."""
+    return Error(IAM_ACTION_REFUSED if in_domain(action) else ACTION_REFUSED, action=action)
+
+
 def _nothing_else(_event: str, _resource: str) -> None:
     pass
+
+
+def _nobody() -> "Identity":
+    raise Error(IDENTITY_REFUSED, reason="nothing shows who calls")
+
+
+def _no_facts() -> Facts:
+    return {}
 
 
 @dataclass(slots=True)
@@ -167,6 +204,11 @@ class Call:
 
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
+    What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
+    and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what of
+    the request conditions may be on, `facts` are that and what else is known of the call.
+
+    `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
     """
 
     core: Core
@@ -178,6 +220,13 @@ class Call:
     grant: str = ""
     refused: str = ""
     granted: bool = False
+    action: str = ""
+    depends: bool = False
+    settled: bool = False
+    rules: tuple[Rules, ...] = ()
+    asked: Callable[[], Facts] = _no_facts
+    facts: Facts | None = None
+    identify: "Callable[[], Identity]" = _nobody
     moment: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -185,8 +234,9 @@ class Call:
 
     def check_allowed(self) -> None:
         """Raises Error(ACTION_REFUSED) when neither roles nor anything else have allowed the call."""
-        if self.refused and not self.granted:
-            raise Error(ACTION_REFUSED, action=self.refused)
+        waits = self.depends and not self.settled
+        if (self.refused or waits) and not self.granted:
+            raise refusal(self.action)
 
     def read(self) -> AbstractContextManager[Tx]:
         """A consistent look at the store."""

@@ -5,9 +5,10 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
-from hsmd.domain import access, kept, keystores
+from hsmd.domain import access, kept, keystores, limits
 from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
 from hsmd.errors import (
     ALIAS_INVALID,
@@ -95,6 +96,7 @@ def create_key(
         return earlier
     draft = _new_key(call, alias, row, description, enterprise_project_id or "0", keystore)
     key = replace(draft, usage=usage or row.usages[0])
+    access.admit(call, key)
     if origin == EXTERNAL:
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
         return _inserted(call, key, None, sequence, digest)
@@ -106,11 +108,11 @@ def create_key(
 
 def _inserted(call: Call, key: Key, version: KeyVersion | None, sequence: str, digest: bytes) -> Key:
     """The key, which is there from now on; or the one that the sequence has made before."""
+    quota = limits.of(call.core, key.project_id, limits.KEYS)
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
         kept.take(call, tx, key)
-        quota = call.core.limits.keys_per_project
         if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
             raise Error(QUOTA_EXCEEDED, quota=quota)
         keys.insert_key(tx, key, version)
@@ -145,17 +147,16 @@ def list_keys(
     wanted_spec = None if spec in ("", "ALL") else spec
     enterprise = None if enterprise_project_id.lower() in ("", "all") else enterprise_project_id
     project = call.caller.project_id
+    fitting = partial(
+        keys.list_keys, project_id=project, state=state or None, spec=wanted_spec, enterprise=enterprise
+    )
     with call.read() as tx:
-        rows = keys.list_keys(
-            tx,
-            project,
-            limit=limit,
-            offset=marker,
-            state=state or None,
-            spec=wanted_spec,
-            enterprise=enterprise,
-        )
-        total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
+        if access.sees_all(call):
+            rows = fitting(tx, limit=limit, offset=marker)
+            total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
+        else:  # policies tell keys apart: the page and the count are of those that the caller may see
+            seen = access.visible(call, tx, fitting(tx), lambda key: key)
+            rows, total = seen[marker : marker + limit], len(seen)
     after = marker + len(rows)
     return Page(rows, total, after if rows and after < total else None)
 
@@ -367,7 +368,7 @@ def _default_key(call: Call, service: str) -> Key:
     """
     alias = f"{service}/default"
     draft = _new_key(call, alias, AES_256, f"Default key of {service}", "0")
-    key = replace(draft, is_default=True)
+    key = access.admit(call, replace(draft, is_default=True))
     version = _new_version(call, key, AES_256)
     present: Key | None = None
 

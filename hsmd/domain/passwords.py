@@ -15,20 +15,26 @@ _HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=
 _NOBODY = _HASHER.hash(base64.b64encode(hashlib.sha256(b"nobody").digest()))
 
 CHECKS_AT_ONCE = 2  # a process; the other call threads are for other calls
+_PATIENCE_SECONDS = 5.0  # of those who are known already
 _checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
 
 
 def hash_password(password: str) -> str:
-    """The argon2id hash to store."""
-    return _HASHER.hash(password)
+    """The argon2id hash to store. Raises Error(RATE_EXCEEDED) when there is no room for it for seconds."""
+    if not _checks.acquire(timeout=_PATIENCE_SECONDS):
+        raise Error(RATE_EXCEEDED, reason="too many passwords are being checked at once")
+    try:
+        return _HASHER.hash(password)
+    finally:
+        _checks.release()
 
 
-def is_right(stored: str, password: str) -> bool:
+def is_right(stored: str, password: str, *, patient: bool = False) -> bool:
     """Whether the password is the hash's; never where `stored` is "", after the same work.
 
-    Raises Error(RATE_EXCEEDED) when as many checks run already as may.
+    Raises Error(RATE_EXCEEDED) when as many checks run already as may; `patient` waits for some seconds.
     """
-    if not _checks.acquire(blocking=False):
+    if not _checks.acquire(timeout=_PATIENCE_SECONDS if patient else 0):
         raise Error(RATE_EXCEEDED, reason="too many passwords are being checked at once")
     try:
         return _HASHER.verify(stored or _NOBODY, password) and stored != ""

@@ -1,12 +1,11 @@
-"""Signed requests become callers.
+"""Signed requests become callers, by permanent access keys and by temporary ones.
 
 Secret access keys are HMAC keys wrapped by the root key: a signature is checked inside the HSM. A wrong
-access key or signature gets one answer in one time.
+access key, signature or security token gets one answer in one time.
 """
 
 import hashlib
 import hmac
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -14,32 +13,44 @@ from datetime import UTC, datetime
 from typing import cast
 
 from hsmd.algorithms import ACCESS_KEY
+from hsmd.domain import access_keys, bearers
 from hsmd.domain.attempts import throttled
+from hsmd.domain.bearers import SECURITY_TOKEN
 from hsmd.domain.core import ROOT_KEY_LABEL, Call, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.domain.throttle import key
-from hsmd.errors import IDENTITY_REFUSED, Error
+from hsmd.errors import (
+    IDENTITY_REFUSED,
+    TOKEN_EXPIRED,
+    TOKEN_INVALID,
+    TOKEN_REQUEST_REFUSED,
+    Error,
+)
 from hsmd.keyring import with_token_key
-from hsmd.store import identity as rows
-from hsmd.store.identity import AccessKey
+from hsmd.store import access_keys as rows
+from hsmd.store.access_keys import AccessKey
 
 SIGNING_ALGORITHM = "SDK-HMAC-SHA256"
 _DATE = "%Y%m%dT%H%M%SZ"
 _MINUTE_MILLIS = 60_000
 
-_ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_ACCESS_KEY = ""  # owner of the stand-in for access keys that there are not; no access key has this id
 _STAND_IN_BYTES = 20  # 40 characters in hex, as secret access keys have
+_CHALLENGE_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The evidence of a signed REST request, as the gateway forwards it."""
+    """The evidence of a signed REST request, as the gateway forwards it.
+
+    `security_token` is that of a temporary access key, "" for a permanent one; it is signed too.
+    """
 
     access_key: str
     date: str
     canonical_request: bytes
     signature: str
+    security_token: str = ""
 
 
 def by_signature(call: Call, evidence: Signature) -> Identity:
@@ -60,54 +71,90 @@ def by_signature(call: Call, evidence: Signature) -> Identity:
     hashed = hashlib.sha256(evidence.canonical_request).hexdigest()
     text = f"{SIGNING_ALGORITHM}\n{evidence.date}\n{hashed}".encode()
     with throttled(call, "access key", evidence.access_key, counted=IDENTITY_REFUSED):
-        row = _signing_key(core, evidence, text)
+        if evidence.security_token:
+            return _temporary(core, evidence, text)
+        row = _signing_key(core, evidence.access_key)
+        computed = _hmac(core, row or _stand_in(core), text)
+        right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
+        if row is None or not row.enabled or not right:
+            raise _refused()
+    access_keys.note_use(call, row.id)
+    return Identity("access-key", enabled_user(core, row.user_id))
+
+
+def by_secret(call: Call, access_key: str, secret: str) -> Identity:
+    """The owner of the permanent access key whose secret this is, compared by an HMAC in the HSM.
+
+    Raises Error(TOKEN_REQUEST_REFUSED), always the same.
+    """
+    core = call.core
+    challenge = secrets.token_bytes(_CHALLENGE_BYTES)
+    row = _signing_key(core, access_key)
+    computed = _hmac(core, row or _stand_in(core), challenge)
+    right = hmac.compare_digest(computed, hmac.digest(secret.encode(), challenge, "sha256"))
+    if row is None or not row.enabled or not right:
+        raise Error(TOKEN_REQUEST_REFUSED)
+    access_keys.note_use(call, row.id)
     return Identity("access-key", enabled_user(core, row.user_id))
 
 
 def access_key_resource(access_key: str) -> str:
     """How audit records name an access key that was claimed; "access-key/?" where that can't be one."""
-    return "access-key/" + (access_key if _ACCESS_KEY_ID.fullmatch(access_key) else "?")
+    return "access-key/" + (access_key if access_keys.is_id(access_key) else "?")
 
 
 @dataclass(frozen=True, slots=True)
 class AccessKeyMaterial:
-    """An access key's row as the keyring takes it."""
+    """A wrapped secret as the keyring takes it."""
 
-    row: AccessKey
+    wrapped: bytes
+    root_label: str
 
     @property
     def algorithm(self) -> str:
         """The algorithm row's name."""
         return "ACCESS_KEY"
 
-    @property
-    def wrapped(self) -> bytes:
-        """The wrapped secret."""
-        return self.row.wrapped
 
-    @property
-    def root_label(self) -> str:
-        """The root key that wrapped it."""
-        return self.row.root_label
+def _refused() -> Error:
+    return Error(IDENTITY_REFUSED, reason="verify aksk signature fail")
 
 
-def _signing_key(core: Core, evidence: Signature, text: bytes) -> AccessKey:
-    """The access key that signed the text. An unknown one is given the same work, by a stand-in."""
+def _temporary(core: Core, evidence: Signature, text: bytes) -> Identity:
+    """Who a temporary access key belongs to. Without a security token of ours, the stand-in does the work."""
     moment = core.keyring.moment
-    row = _known_access_key(core, evidence.access_key, moment)
-    used = row or _stand_in(core)
-    computed = core.keyring.use(
-        used.id, 0, AccessKeyMaterial(used), lambda handle: core.token.hmac(handle, text), moment
-    )
+    try:
+        bearer = bearers.opened(core, SECURITY_TOKEN, evidence.security_token)
+    except Error as error:
+        if error.fault is not TOKEN_INVALID:
+            raise
+        _hmac(core, _stand_in(core), text)
+        raise _refused() from error
+    material = AccessKeyMaterial(bytes.fromhex(bearer.wrapped), bearer.root_label)
+    owner = f"temporary {bearer.id}"
+    computed = core.keyring.use(owner, 0, material, lambda handle: core.token.hmac(handle, text), moment)
     right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
-    if row is None or not row.enabled or not right:
-        raise Error(IDENTITY_REFUSED, reason="verify aksk signature fail")
-    return row
+    if not right or bearer.access_key != evidence.access_key:
+        raise _refused()
+    try:
+        return bearers.identity(core, SECURITY_TOKEN, evidence.security_token, bearer)
+    except Error as error:
+        if error.fault is TOKEN_EXPIRED:
+            raise Error(IDENTITY_REFUSED, reason="the security token has expired") from error
+        if error.fault is TOKEN_INVALID:
+            raise Error(IDENTITY_REFUSED, reason="the security token was revoked") from error
+        raise
 
 
-def _known_access_key(core: Core, access_key: str, moment: int) -> AccessKey | None:
+def _hmac(core: Core, row: AccessKey, text: bytes) -> bytes:
+    moment = core.keyring.moment
+    material = AccessKeyMaterial(row.wrapped, row.root_label)
+    return core.keyring.use(row.id, 0, material, lambda handle: core.token.hmac(handle, text), moment)
+
+
+def _signing_key(core: Core, access_key: str) -> AccessKey | None:
     """The access key's row. That there is none is known for seconds, or until a change."""
-    absent = (key(access_key), moment)
+    absent = (key(access_key), core.keyring.moment)
     if core.unknown_access_keys.holds(absent, time.monotonic()):
         return None
     row = core.cache.get(access_key, "access key", lambda: _access_key(core, access_key))

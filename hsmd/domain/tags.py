@@ -113,8 +113,12 @@ def find(
         raise Error(OFFSET_INVALID)
     project = call.caller.project_id
     with call.read() as tx:
-        found = tags.find_keys(tx, project, wanted, limit=limit, offset=offset or 0)
-        total = tags.count_keys(tx, project, wanted)
+        if access.sees_all(call):
+            found = tags.find_keys(tx, project, wanted, limit=limit, offset=offset or 0)
+            total = tags.count_keys(tx, project, wanted)
+        else:
+            seen = access.visible(call, tx, tags.find_keys(tx, project, wanted), lambda key: key)
+            found, total = seen[offset or 0 :][:limit], len(seen)
         known = tags.tags_of_keys(tx, [key.id for key in found])
     return [Tagged(key, known.get(key.id, [])) for key in found], total
 
@@ -131,8 +135,11 @@ def count(
     wanted = _wanted(resource, filters, matches)
     if offset is not None:
         raise Error(OFFSET_REFUSED)
+    project = call.caller.project_id
     with call.read() as tx:
-        return tags.count_keys(tx, call.caller.project_id, wanted)
+        if access.sees_all(call):
+            return tags.count_keys(tx, project, wanted)
+        return len(access.visible(call, tx, tags.find_keys(tx, project, wanted), lambda key: key))
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:

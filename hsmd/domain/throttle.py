@@ -8,6 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address, IPv6Network
 
 from hsmd.errors import RATE_EXCEEDED, Error
@@ -52,7 +53,8 @@ class Throttle:
         runs = (self._runs.get(limit.key) for limit in limits)
         left = max((run.until - now for run in runs if run is not None), default=0.0)
         if left > 0:
-            raise Error(RATE_EXCEEDED, reason=f"too many failed attempts; the next one in {int(left) + 1} s")
+            reason = f"too many failed attempts; the next one in {int(left) + 1} s"
+            raise Error(RATE_EXCEEDED, reason=reason, retry_after=left)
 
     def failed(self, limits: Iterable[Limit], now: float) -> None:
         """Count a failure for each key; from the limit on, each one doubles the pause."""
@@ -108,6 +110,7 @@ def key(*parts: str) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
 
 
+@lru_cache(maxsize=4096)
 def network(source: str) -> str:
     """An IPv6 source's /64, which a single host may have for itself; anything else as it is."""
     if ":" not in source:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from hsmd.errors import Error
 from hsmd.gateway import failures
 from hsmd.gateway.channels import Channels
 from hsmd.gateway.failures import Failure
+from hsmd.gateway.forwarded import Proxies
 from hsmd.gateway.openapi import document
 from hsmd.gateway.options import services as all_services
 from hsmd.gateway.page import pages
@@ -42,7 +45,7 @@ class _GoneError(Exception):
 class App:
     """The gateway as an ASGI 3 application for HTTP; `open` comes before the first request, `close` last.
 
-    Raises DescriptionError for services that can't be served.
+    Raises DescriptionError for services that can't be served, ConfigError for proxies that can't be.
     """
 
     def __init__(self, settings: Settings, services: Iterable[ServiceDescriptor] | None = None) -> None:
@@ -52,6 +55,7 @@ class App:
         self._pages = pages(document(routes))
         self._channels: Channels | None = None
         self._buffered = 0
+        self._proxies = Proxies(settings.gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
@@ -79,7 +83,7 @@ class App:
                 template,
                 answer.status,
                 answer.code or "OK",
-                _source(scope),
+                self._source(scope),
                 (time.perf_counter() - started) * 1000,
                 request_id,
             )
@@ -117,10 +121,11 @@ class App:
         headers = dict(scope["headers"])
         who: Evidence | None = None
         if not route.open:
-            who = evidence(headers, _repeated(scope["headers"], headers))
+            with suppress(Error) if route.welcome else nullcontext():  # a bad one is as good as none there
+                who = evidence(headers, _repeated(scope["headers"], headers))
         query = query_pairs(scope["query_string"])
         body = await self._body(headers.get(b"content-length"), receive)
-        metadata: Metadata = [("hsmd-request-id", request_id), ("hsmd-source", _source(scope))]
+        metadata: Metadata = [("hsmd-request-id", request_id), ("hsmd-source", self._source(scope))]
         if who is not None:
             metadata += who.metadata(scope["method"], scope["raw_path"], query, body)
         message = route.request(found.variables, query, headers, body)
@@ -137,6 +142,10 @@ class App:
                 repeatable=route.repeatable,
             )
         )
+
+    def _source(self, scope: Scope) -> str:
+        client = scope.get("client")
+        return self._proxies.source(str(client[0]) if client else "", scope["headers"])
 
     async def _body(self, declared: bytes | None, receive: Receive) -> bytes:
         limit = self._settings.body_bytes
@@ -175,11 +184,6 @@ def _repeated(pairs: Pairs, headers: dict[bytes, bytes]) -> frozenset[bytes]:
     return frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
 
 
-def _source(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
-
-
 def _unrouted(verb: str, raw_path: bytes, verbs: frozenset[str], request_id: str) -> Answer:
     if not verbs:
         path = raw_path[:_SHOWN_PATH].decode("ascii")
@@ -193,7 +197,10 @@ def _unrouted(verb: str, raw_path: bytes, verbs: frozenset[str], request_id: str
 
 def _refusal(failure: Failure, shape: int | None, request_id: str) -> Answer:
     body = failures.body(failure, shape, request_id)
-    return Answer(failure.status, body, JSON_HEADERS, failure.code)
+    headers = JSON_HEADERS
+    if failure.retry_after:  # in whole seconds, and never too early
+        headers = [*headers, (b"retry-after", b"%d" % math.ceil(failure.retry_after))]
+    return Answer(failure.status, body, headers, failure.code)
 
 
 def _start(answer: Answer, request_id: str) -> dict[str, Any]:

@@ -24,7 +24,9 @@ _BY_STATUS: dict[grpc.StatusCode, Error] = {
     grpc.StatusCode.UNAVAILABLE: Error(errors.UNAVAILABLE, reason="the daemon can't be reached"),
     grpc.StatusCode.CANCELLED: Error(errors.UNAVAILABLE, reason="the daemon is stopping"),
     grpc.StatusCode.DEADLINE_EXCEEDED: Error(errors.DEADLINE, reason="the daemon took too long"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Error(errors.RATE_EXCEEDED, reason="the daemon is busy"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Error(
+        errors.RATE_EXCEEDED, reason="the daemon is busy", retry_after=1.0
+    ),
     grpc.StatusCode.UNIMPLEMENTED: Error(errors.UNAVAILABLE, reason="the daemon does not know this call"),
     grpc.StatusCode.UNAUTHENTICATED: Error(errors.IDENTITY_REFUSED, reason="the daemon refused it"),
 }
@@ -32,16 +34,17 @@ _BY_STATUS: dict[grpc.StatusCode, Error] = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A refused request: DEW code, HTTP status and the text for the caller."""
+    """A refused request: DEW code, HTTP status, the text for the caller, and when to try again (seconds)."""
 
     code: str
     status: int
     message: str
+    retry_after: float = 0.0
 
 
 def from_error(error: Error) -> Failure:
     """A fault found here."""
-    return Failure(error.fault.code, error.fault.http, error.message)
+    return Failure(error.fault.code, error.fault.http, error.message, error.retry_after)
 
 
 def unknown() -> Failure:
@@ -71,13 +74,15 @@ def _said(error: grpc.aio.AioRpcError) -> Failure | None:
         return None
     try:
         status = status_pb2.Status.FromString(packed)
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == "hsmd" and info.reason in BY_CODE:
-                return Failure(info.reason, BY_CODE[info.reason].http, status.message)
+            _ = detail.Unpack(info) or detail.Unpack(retry)
     except DecodeError:
-        pass
-    return None
+        return None
+    if info.domain != "hsmd" or info.reason not in BY_CODE:
+        return None
+    seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return Failure(info.reason, BY_CODE[info.reason].http, status.message, seconds)
 
 
 def body(failure: Failure, shape: int | None, request_id: str) -> bytes:

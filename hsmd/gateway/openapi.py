@@ -70,6 +70,8 @@ _FORMS: dict[int, Callable[[FieldDescriptor], Schema]] = {
     forms.HEX: _literal_form("^([0-9a-fA-F]{2})*$"),
     forms.BASE64: lambda _: {"type": "string", "contentEncoding": "base64"},
     forms.TEXT: lambda _: {"type": "string"},
+    forms.WORD: lambda _: {"type": ["string", "integer"]},
+    forms.JSON: lambda _: {"description": "Any JSON."},
     forms.INT_STRING: _literal_form("^-?[0-9]+$"),
     forms.BOOL_STRING: lambda _: {"type": "string", "enum": ["true", "false"]},
     forms.FLAG_STRING: lambda _: {"type": "string", "enum": ["1", "0"]},

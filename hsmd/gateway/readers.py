@@ -93,6 +93,15 @@ def _text(value: Any) -> str:
     return value
 
 
+def _word(value: Any) -> str:
+    return str(value) if type(value) is int else _text(value)
+
+
+def _json(value: Any) -> str:
+    """The value as a text of its own, as short as can be."""
+    return _text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
 def _utf8(value: Any) -> bytes:
     if type(value) is not str:
         raise UnreadableError("a string is due", value)
@@ -285,6 +294,8 @@ def _scalar(field: FieldDescriptor, form: int) -> Read | None:
         return enums[form](enum_type(field)) if form in enums else None
     readers: dict[tuple[int, int], Read] = {
         (FieldDescriptor.TYPE_STRING, forms.PLAIN): _text,
+        (FieldDescriptor.TYPE_STRING, forms.WORD): _word,
+        (FieldDescriptor.TYPE_STRING, forms.JSON): _json,
         (FieldDescriptor.TYPE_BOOL, forms.PLAIN): _boolean,
         (FieldDescriptor.TYPE_BOOL, forms.BOOL_STRING): _boolean,
         (FieldDescriptor.TYPE_BOOL, forms.FLAG_STRING): _flag,

@@ -22,6 +22,8 @@ _AUTHORIZATION = re.compile(
 )
 _DATE = re.compile(rb"[0-9]{8}T[0-9]{6}Z")
 _TOKEN = re.compile(rb"[\x21-\x7e]{1,4096}")
+_SECURITY_TOKEN = re.compile(rb"[\x21-\x7e]{1,8192}")
+_BEARER = re.compile(rb"(?=.{1,8192}\Z)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CANONICAL_BYTES = 16 * 1024
 _SPACE = b" \t"
 
@@ -46,6 +48,7 @@ class SignatureEvidence:
     signed: list[bytes]
     signature: str
     headers: Headers
+    security_token: str = ""
 
     def metadata(self, verb: str, raw_path: bytes, query: Pairs, body: bytes) -> Metadata:
         """What the daemon gets. Raises Error."""
@@ -55,15 +58,29 @@ class SignatureEvidence:
         canonical = canonical_request(verb, raw_path, query, self.headers, self.signed, body)
         if len(canonical) > _CANONICAL_BYTES:
             raise _refused(f"more than {_CANONICAL_BYTES} bytes of path, query and headers are signed")
-        return [
+        found: Metadata = [
             ("hsmd-access-key", self.access_key),
             ("hsmd-sdk-date", self.date),
             ("hsmd-canonical-request-bin", canonical),
             ("hsmd-signature", self.signature),
         ]
+        if self.security_token:
+            found.append(("hsmd-security-token", self.security_token))
+        return found
 
 
-Evidence = TokenEvidence | SignatureEvidence
+@dataclass(frozen=True, slots=True)
+class BearerEvidence:
+    """A JWT of an identity provider, as it came."""
+
+    token: str
+
+    def metadata(self, *_: object) -> Metadata:
+        """What the daemon gets."""
+        return [("hsmd-bearer", self.token)]
+
+
+Evidence = TokenEvidence | SignatureEvidence | BearerEvidence
 
 
 def evidence(headers: Headers, repeated: frozenset[bytes]) -> Evidence:
@@ -71,7 +88,7 @@ def evidence(headers: Headers, repeated: frozenset[bytes]) -> Evidence:
 
     A signature counts before a token: it covers more.
     """
-    if repeated & {b"authorization", b"x-auth-token", b"x-sdk-date"}:
+    if repeated & {b"authorization", b"x-auth-token", b"x-sdk-date", b"x-security-token"}:
         raise _refused("an authentication header is given twice")
     authorization = headers.get(b"authorization", b"")
     if authorization.startswith(_ALGORITHM):
@@ -81,8 +98,12 @@ def evidence(headers: Headers, repeated: frozenset[bytes]) -> Evidence:
         if not _TOKEN.fullmatch(token):
             raise _refused("X-Auth-Token is not valid")
         return TokenEvidence(token.decode("ascii"))
+    if authorization[:7].lower() == b"bearer ":
+        if not _BEARER.fullmatch(authorization[7:].strip(_SPACE)):
+            raise _refused("the bearer token is not a JWT")
+        return BearerEvidence(authorization[7:].strip(_SPACE).decode("ascii"))
     if authorization:
-        raise _refused("Authorization must be SDK-HMAC-SHA256")
+        raise _refused("Authorization must be SDK-HMAC-SHA256 or Bearer")
     raise _refused("neither a signature (Authorization) nor X-Auth-Token is given")
 
 
@@ -100,7 +121,26 @@ def _signature(authorization: bytes, headers: Headers, repeated: frozenset[bytes
     date = headers[b"x-sdk-date"].strip(_SPACE)
     if not _DATE.fullmatch(date):
         raise _refused("X-Sdk-Date must be like 20191115T033655Z")
-    return SignatureEvidence(access_key.decode(), date.decode(), signed, signature.decode(), headers)
+    return SignatureEvidence(
+        access_key.decode(),
+        date.decode(),
+        signed,
+        signature.decode(),
+        headers,
+        _security_token(headers, given),
+    )
+
+
+def _security_token(headers: Headers, signed: set[bytes]) -> str:
+    """That of a temporary access key, "" for a permanent one. It counts only when it is signed."""
+    token = headers.get(b"x-security-token", b"").strip(_SPACE)
+    if not token:
+        return ""
+    if not _SECURITY_TOKEN.fullmatch(token):
+        raise _refused("X-Security-Token is not valid")
+    if b"x-security-token" not in signed:
+        raise _refused("X-Security-Token must be among the signed headers")
+    return token.decode("ascii")
 
 
 def canonical_request(

@@ -80,6 +80,7 @@ class Route:
         self.call = f"/{method.containing_service.full_name}/{method.name}"
         self.errors = service_options(method.containing_service).errors
         self.open = options.access == options_pb2.OPEN
+        self.welcome = options.access == options_pb2.WELCOME
         self.repeatable = options.repeatable
         self.body = rule.body
         self.response_body = rule.response_body

@@ -4,6 +4,7 @@ Zero values are written, unset messages left out; an unset date is "" (MILLIS_ST
 """
 
 import binascii
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -76,6 +77,8 @@ def _enum(enum: EnumDescriptor) -> Write:
 
 _SCALARS: dict[tuple[int, int], Write] = {
     (FieldDescriptor.TYPE_STRING, forms.PLAIN): _same,
+    (FieldDescriptor.TYPE_STRING, forms.WORD): _same,
+    (FieldDescriptor.TYPE_STRING, forms.JSON): json.loads,
     (FieldDescriptor.TYPE_BOOL, forms.PLAIN): _same,
     (FieldDescriptor.TYPE_BOOL, forms.BOOL_STRING): _boolean_text,
     (FieldDescriptor.TYPE_BOOL, forms.FLAG_STRING): _flag,

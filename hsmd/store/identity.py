@@ -1,4 +1,4 @@
-"""Who may come and as whom: domains, projects, users, their roles, access keys and certificates.
+"""Who may come: domains, projects, users and their roles.
 
 Every function that adds raises the store's fault when the id or name is taken. Every one that finds
 raises SealBroken, and gives None where there is nothing. Changes come in the feed as subject "identity"
@@ -8,7 +8,7 @@ with the id of what was added, for a role the user's.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Table, bindparam, delete, func, select
 
 from hsmd.store import schema
 from hsmd.store.core import Tx
@@ -19,30 +19,64 @@ SUBJECT = "identity"  # in the change feed
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A tenant: an account with its own users and projects."""
+    """A tenant: an account with its own users and projects. `owner_id`: the user whom it was made for."""
 
     id: str
     name: str
+    description: str | None = None
+    enabled: bool | None = None
+    owner_id: str | None = None
+    created: int | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether its users may come."""
+        return self.enabled is not False
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Where a domain's keys live."""
+    """Where a domain's keys live; `parent_id` is another project's, or None."""
 
     id: str
     domain_id: str
     name: str
+    description: str | None = None
+    enabled: bool | None = None
+    parent_id: str | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether calls may act in it."""
+        return self.enabled is not False
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Someone of a domain; `password_hash` is Argon2's own text form."""
+    """Someone of a domain; `password_hash` is Argon2's own text form, "" for one without a password.
+
+    `password_reset`: the user shall choose another password. `password_history`: the hashes before this one,
+    the latest first, one a line. Tokens issued before `tokens_not_before` are void. Times in ms since 1970.
+    """
 
     id: str
     domain_id: str
     name: str
     password_hash: str
     enabled: bool
+    description: str | None = None
+    email: str | None = None
+    areacode: str | None = None
+    phone: str | None = None
+    access_mode: str | None = None
+    xuser_id: str | None = None
+    xuser_type: str | None = None
+    created: int | None = None
+    updated: int | None = None
+    password_changed: int | None = None
+    password_reset: bool | None = None
+    password_history: str | None = None
+    tokens_not_before: int | None = None
 
     def __repr__(self) -> str:
         return (
@@ -59,33 +93,10 @@ class RoleAssignment:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
-class AccessKey:
-    """An AK; its SK is `wrapped` by the root key of that label. `created` in ms since 1970 UTC."""
-
-    id: str
-    user_id: str
-    wrapped: bytes
-    root_label: str
-    enabled: bool
-    created: int
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateBinding:
-    """The user and project of a client certificate named like "CN:client", "URI:..." or "DNS:..."."""
-
-    name: str
-    user_id: str
-    project_id: str
-
-
 _DOMAINS = Sealed(schema.DOMAINS, Domain)
 _PROJECTS = Sealed(schema.PROJECTS, Project)
 _USERS = Sealed(schema.USERS, User)
 _ROLES = Sealed(schema.ROLES, RoleAssignment)
-_ACCESS_KEYS = Sealed(schema.ACCESS_KEYS, AccessKey)
-_BINDINGS = Sealed(schema.BINDINGS, CertificateBinding)
 
 _domain_by_id = _DOMAINS.where(schema.DOMAINS.c.id == bindparam("id"))
 _domain_ids = select(schema.DOMAINS.c.id).limit(100)
@@ -101,8 +112,12 @@ _user_by_name = _USERS.where(
 _roles = _ROLES.where(schema.ROLES.c.user_id == bindparam("user_id")).order_by(
     schema.ROLES.c.project_id, schema.ROLES.c.role
 )
-_access_key = _ACCESS_KEYS.where(schema.ACCESS_KEYS.c.id == bindparam("id"))
-_binding = _BINDINGS.where(schema.BINDINGS.c.name == bindparam("name"))
+_users = _USERS.where(schema.USERS.c.domain_id == bindparam("domain_id")).order_by(schema.USERS.c.name)
+_all_domains = _DOMAINS.where().order_by(schema.DOMAINS.c.name)
+_certificates_of_project = tuple(
+    select(func.count()).select_from(table).where(table.c.project_id == bindparam("project"))
+    for table in (schema.BINDINGS, schema.CERTIFICATE_PATTERNS)
+)
 
 
 def insert_domain(tx: Tx, domain: Domain) -> None:
@@ -125,14 +140,73 @@ def insert_role(tx: Tx, role: RoleAssignment) -> None:
     _insert(tx, _ROLES, role, role.user_id)
 
 
-def insert_access_key(tx: Tx, access_key: AccessKey) -> None:
-    """Add an access key."""
-    _insert(tx, _ACCESS_KEYS, access_key, access_key.id)
+def update_domain(tx: Tx, domain: Domain) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _DOMAINS.update(tx, domain)
+    tx.changed(SUBJECT, domain.id)
 
 
-def insert_binding(tx: Tx, binding: CertificateBinding) -> None:
-    """Let a certificate's name act as a user in a project."""
-    _insert(tx, _BINDINGS, binding, binding.name)
+def update_project(tx: Tx, project: Project) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _PROJECTS.update(tx, project)
+    tx.changed(SUBJECT, project.id)
+
+
+def update_user(tx: Tx, user: User) -> None:
+    """Replace the row of this id. Raises SealBroken when it is gone."""
+    _USERS.update(tx, user)
+    tx.changed(SUBJECT, user.id)
+
+
+def delete_project(tx: Tx, project_id: str) -> None:
+    """Remove the project and all roles in it. No certificate may be bound to it."""
+    roles = delete(schema.ROLES).where(schema.ROLES.c.project_id == bindparam("project"))
+    tx.connection.execute(roles, {"project": project_id})
+    gone = delete(schema.PROJECTS).where(schema.PROJECTS.c.id == bindparam("project"))
+    tx.connection.execute(gone, {"project": project_id})
+    tx.changed(SUBJECT, project_id)
+
+
+_OF_USERS = (
+    *(schema.ROLES, schema.MEMBERSHIPS, schema.ACCESS_KEYS),
+    *(schema.BINDINGS, schema.CERTIFICATE_PATTERNS),
+)
+
+
+def delete_user(tx: Tx, user_id: str) -> None:
+    """Remove the user and what is the user's: roles, memberships, access keys, bound certificates."""
+    for table in _OF_USERS:
+        own = delete(table).where(table.c.user_id == bindparam("user"))
+        tx.connection.execute(own, {"user": user_id})
+    gone = delete(schema.USERS).where(schema.USERS.c.id == bindparam("user"))
+    tx.connection.execute(gone, {"user": user_id})
+    tx.changed(SUBJECT, user_id)
+
+
+def domains(tx: Tx) -> list[Domain]:
+    """All domains, by name."""
+    return _DOMAINS.many(tx, _all_domains)
+
+
+def users_of(tx: Tx, domain_id: str) -> list[User]:
+    """The domain's users, by name."""
+    return _USERS.many(tx, _users, domain_id=domain_id)
+
+
+def count_users(tx: Tx, domain_id: str) -> int:
+    """How many users the domain has."""
+    return _count(tx, schema.USERS, domain_id)
+
+
+def count_projects(tx: Tx, domain_id: str) -> int:
+    """How many projects the domain has."""
+    return _count(tx, schema.PROJECTS, domain_id)
+
+
+def count_bindings_of_project(tx: Tx, project_id: str) -> int:
+    """How many certificates act in this project when they name none."""
+    counts = (tx.connection.execute(each, {"project": project_id}) for each in _certificates_of_project)
+    return sum(each.scalar_one() for each in counts)
 
 
 def get_domain(tx: Tx, domain_id: str) -> Domain | None:
@@ -154,6 +228,11 @@ def is_foreign(tx: Tx) -> bool:
         else:
             return False
     return broken
+
+
+def has_domains(tx: Tx) -> bool:
+    """Whether there is any domain."""
+    return tx.connection.execute(_domain_ids).first() is not None
 
 
 def get_domain_by_name(tx: Tx, name: str) -> Domain | None:
@@ -186,16 +265,11 @@ def roles_of(tx: Tx, user_id: str) -> list[RoleAssignment]:
     return _ROLES.many(tx, _roles, user_id=user_id)
 
 
-def get_access_key(tx: Tx, access_key_id: str) -> AccessKey | None:
-    """The access key of that id."""
-    return _ACCESS_KEYS.one(tx, _access_key, id=access_key_id)
-
-
-def get_binding(tx: Tx, name: str) -> CertificateBinding | None:
-    """The binding of that certificate name."""
-    return _BINDINGS.one(tx, _binding, name=name)
-
-
 def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str) -> None:
     table.insert(tx, record)
     tx.changed(SUBJECT, changed)
+
+
+def _count(tx: Tx, table: Table, domain_id: str) -> int:
+    query = select(func.count()).select_from(table).where(table.c.domain_id == bindparam("domain"))
+    return tx.connection.execute(query, {"domain": domain_id}).scalar_one()

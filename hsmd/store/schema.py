@@ -79,6 +79,10 @@ DOMAINS = Table(
     METADATA,
     Column("id", ID, primary_key=True),
     Column("name", TEXT, nullable=False, unique=True),
+    Column("description", TEXT),
+    Column("enabled", FLAG),  # NULL: it is
+    Column("owner_id", ID),  # the user whom it was made for; no foreign key: each would need the other first
+    Column("created", MILLIS),
     _seal(),
 )
 
@@ -88,6 +92,9 @@ PROJECTS = Table(
     Column("id", ID, primary_key=True),
     Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
     Column("name", TEXT, nullable=False),
+    Column("description", TEXT),
+    Column("enabled", FLAG),  # NULL: it is
+    Column("parent_id", ID),  # NULL: the domain itself
     _seal(),
     UniqueConstraint("domain_id", "name"),
 )
@@ -100,8 +107,60 @@ USERS = Table(
     Column("name", TEXT, nullable=False),
     Column("password_hash", TEXT, nullable=False),
     Column("enabled", FLAG, nullable=False),
+    Column("description", TEXT),
+    Column("email", TEXT),
+    Column("areacode", TEXT),
+    Column("phone", TEXT),
+    Column("access_mode", TEXT),
+    Column("xuser_id", TEXT),
+    Column("xuser_type", TEXT),
+    Column("created", MILLIS),
+    Column("updated", MILLIS),
+    Column("password_changed", MILLIS),
+    Column("password_reset", FLAG),  # whether the user shall choose another one
+    Column("password_history", TEXT),  # hashes of those before, the latest first, one a line
+    Column("tokens_not_before", MILLIS),  # tokens issued before this are void
     _seal(),
     UniqueConstraint("domain_id", "name"),
+)
+
+GROUPS = Table(
+    "groups",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("domain_id", "name"),
+)
+
+MEMBERSHIPS = Table(
+    "memberships",
+    METADATA,
+    Column("group_id", ID, ForeignKey("groups.id"), primary_key=True),
+    Column("user_id", ID, ForeignKey("users.id"), primary_key=True, index=True),
+    _seal(),
+)
+
+SETTINGS = Table(
+    "domain_settings",
+    METADATA,
+    Column("domain_id", ID, ForeignKey("domains.id"), primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("document", TEXT, nullable=False),  # JSON
+    _seal(),
+)
+
+# The project is no foreign key, as that of keys is none.
+PROJECT_LIMITS = Table(
+    "project_limits",
+    METADATA,
+    Column("project_id", ID, primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+    _seal(),
 )
 
 ROLES = Table(
@@ -117,12 +176,20 @@ ACCESS_KEYS = Table(
     "access_keys",
     METADATA,
     Column("id", ID, primary_key=True),
-    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False, index=True),
     Column("wrapped", BLOB, nullable=False),
     Column("root_label", TEXT, nullable=False),
     Column("enabled", FLAG, nullable=False),
     Column("created", MILLIS, nullable=False),
+    Column("description", TEXT),
     _seal(),
+)
+
+ACCESS_KEY_USES = Table(  # not sealed: nothing is decided by it
+    "access_key_uses",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("used", MILLIS, nullable=False),
 )
 
 BINDINGS = Table(
@@ -132,6 +199,71 @@ BINDINGS = Table(
     Column("user_id", ID, ForeignKey("users.id"), nullable=False),
     Column("project_id", ID, ForeignKey("projects.id"), nullable=False),
     _seal(),
+)
+
+CERTIFICATE_PATTERNS = Table(
+    "certificate_patterns",
+    METADATA,
+    Column("pattern", TEXT, primary_key=True),
+    Column("user_id", ID, ForeignKey("users.id"), nullable=False),
+    Column("project_id", ID, ForeignKey("projects.id"), nullable=False),
+    _seal(),
+)
+
+AGENCIES = Table(
+    "agencies",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("trust_domain_id", ID, nullable=False),
+    Column("trust_domain_name", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("duration", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("expires", MILLIS),  # NULL: never
+    _seal(),
+    UniqueConstraint("domain_id", "name"),
+)
+
+REVOCATIONS = Table(
+    "revoked_tokens",
+    METADATA,
+    Column("token_id", ID, primary_key=True),
+    Column("expires", MILLIS, nullable=False, index=True),
+    _seal(),
+)
+
+# Permissions. A role is a built-in one or a row of POLICIES; SUBJECT and SCOPE are of several kinds, so no
+# foreign keys: what removes a user, group, agency or project removes its assignments.
+
+POLICIES = Table(
+    "policies",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("domain_id", ID, ForeignKey("domains.id"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("display_name", TEXT, nullable=False),
+    Column("description", TEXT, nullable=False),
+    Column("description_cn", TEXT, nullable=False),
+    Column("type", TEXT, nullable=False),
+    Column("document", TEXT, nullable=False),
+    Column("created", MILLIS, nullable=False),
+    Column("updated", MILLIS, nullable=False),
+    _seal(),
+    UniqueConstraint("domain_id", "display_name"),
+)
+
+ASSIGNMENTS = Table(
+    "assignments",
+    METADATA,
+    Column("subject_kind", TEXT, primary_key=True),
+    Column("subject_id", ID, primary_key=True),
+    Column("scope_kind", TEXT, primary_key=True),
+    Column("scope_id", ID, primary_key=True),
+    Column("role_id", ID, primary_key=True, index=True),
+    _seal(),
+    Index("ix_assignments_scope", "scope_id", "scope_kind"),
 )
 
 # Keys. Their project is no foreign key: identity may come to live in another service.
@@ -358,6 +490,17 @@ ATTESTATIONS = Table(
     METADATA,
     Column("id", ID, primary_key=True),  # SHA-256, in hex, of what was signed and what tells signatures apart
     Column("expires", MILLIS, nullable=False, index=True),
+)
+
+LOGINS = Table(
+    "logins",
+    METADATA,
+    Column("claim", ID, primary_key=True),  # a hash: people type passwords into name fields
+    Column("since", MILLIS, nullable=False),  # the first failure in a row
+    Column("last", MILLIS, nullable=False, index=True),  # the latest one
+    Column("failures", Integer, nullable=False),
+    Column("until", MILLIS, nullable=False),  # refused until then
+    Column("succeeded", MILLIS),
 )
 
 LEASES = Table(

@@ -1,6 +1,6 @@
 """Tags in the store: names and values on keys, and the keys that have them.
 
-A destroyed key has none. No process keeps tags, so they write nothing to the change feed.
+A destroyed key has none. The feed tells a change of them as one of their key: policies may be on tags.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from itertools import groupby
 from sqlalchemy import ColumnElement, bindparam, delete, func, select
 
 from hsmd.store.core import Tx
-from hsmd.store.keys import Key
+from hsmd.store.keys import SUBJECT, Key
 from hsmd.store.schema import KEYS, LIVING, TAGS
 from hsmd.store.seals import Sealed
 
@@ -57,16 +57,19 @@ def put_tag(tx: Tx, tag: Tag) -> None:
     """Add the tag, or replace the value of the key's tag of that name."""
     present = _TAGS.one(tx, _one, key_id=tag.key_id, wanted=tag.name)
     (_TAGS.insert if present is None else _TAGS.update)(tx, tag)
+    tx.changed(SUBJECT, tag.key_id)
 
 
 def delete_tag(tx: Tx, key_id: str, name: str) -> None:
     """Remove the key's tag of that name, if there is one."""
     tx.connection.execute(_delete, {"key_id": key_id, "wanted": name})
+    tx.changed(SUBJECT, key_id)
 
 
 def release(tx: Tx, key_id: str) -> None:
     """Remove every tag of a key that goes."""
     tx.connection.execute(_release, {"key_id": key_id})
+    tx.changed(SUBJECT, key_id)
 
 
 def tags_of(tx: Tx, key_id: str) -> list[Tag]:
@@ -87,7 +90,9 @@ def values_by_name(tx: Tx, project_id: str) -> dict[str, list[str]]:
     return {name: [row[1] for row in group] for name, group in groupby(rows, key=lambda row: str(row[0]))}
 
 
-def find_keys(tx: Tx, project_id: str, wanted: Wanted, *, limit: int, offset: int) -> list[Key]:
+def find_keys(
+    tx: Tx, project_id: str, wanted: Wanted, *, limit: int | None = None, offset: int = 0
+) -> list[Key]:
     """Living keys of the project that fit, in the order of their making. Raises SealBroken."""
     query = _KEYS.where(*_fitting(project_id, wanted)).order_by(KEYS.c.created, KEYS.c.id)
     return _KEYS.many(tx, query.limit(limit).offset(offset))

@@ -1,0 +1,50 @@
+"""What conditions of policies may be on, read from a request as its proto declares it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from hsmd.domain.conditions import Facts, fact_name, is_key
+from hsmd.pb.options.v1 import options_pb2
+
+Tell = Callable[[Any], Facts]
+
+# The stubs of protobuf and of generated code disagree on the type of extensions.
+_FIELD: Any = options_pb2.field
+_VALUE: Any = options_pb2.value
+
+
+def facts_of(descriptor: Descriptor) -> Tell:
+    """What the message type's fields say, by condition key. Raises ValueError for a key that can't be one."""
+    told = [_told(field) for field in descriptor.fields if field.GetOptions().Extensions[_FIELD].condition]
+
+    def tell(message: Any) -> Facts:
+        facts: dict[str, tuple[str, ...]] = {}
+        for name, read in told:
+            facts[name] = facts.get(name, ()) + read(message)
+        return facts
+
+    return tell
+
+
+def _told(field: FieldDescriptor) -> tuple[str, Callable[[Any], tuple[str, ...]]]:
+    options = field.GetOptions().Extensions[_FIELD]
+    if not is_key(options.condition):
+        raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")
+    spell = _spell(field)
+    usual = (options.usual,) if options.usual else ()
+
+    def read(message: Any) -> tuple[str, ...]:
+        found = getattr(message, field.name)
+        values = found if field.is_repeated else (found,)
+        return tuple(text for each in values if each and (text := spell(each))) or usual
+
+    return fact_name(options.condition), read
+
+
+def _spell(field: FieldDescriptor) -> Callable[[Any], str]:
+    if field.enum_type is None:
+        return str
+    names = {each.number: each.GetOptions().Extensions[_VALUE].name for each in field.enum_type.values}
+    return lambda number: names.get(number, str(number))

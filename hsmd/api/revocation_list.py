@@ -1,0 +1,194 @@
+"""Revoked client certificates: the CA's list, from a file that may be replaced while we serve.
+
+TLS has checked a certificate's chain when its connection was made; this is looked at with every call, so that
+a certificate is out from the next call on. A file that is not right is not taken in: the list before counts
+on, and the log says so. A certificate whose issuer has no list is refused, and so are all of an issuer whose
+list has been out of date for too long.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography import x509
+
+from hsmd.config import ConfigError
+from hsmd.errors import IDENTITY_REFUSED, Error
+
+_MOST_BYTES = 64 * 1024 * 1024
+_CLOCK_SKEW = timedelta(minutes=5)
+_ALERT_SECONDS = 3600.0
+_BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
+
+_Mark = tuple[int, int, int] | None
+
+log = logging.getLogger(__name__)
+
+
+class ListError(Exception):
+    """The file can't be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """One issuer's list: serial numbers, and when it was made and is out of date (seconds since 1970)."""
+
+    serials: frozenset[int]
+    made: float
+    due: float
+
+
+_Lists = dict[bytes, _List]
+
+
+class RevocationList:
+    """The lists of one file. `authorities` is the file of the CAs that may have signed them."""
+
+    def __init__(self, path: Path, authorities: Path, grace: timedelta) -> None:
+        """Take the file in; while there has been none that was right, every certificate is refused."""
+        self._path = path
+        self._authorities = authorities
+        self._grace = grace.total_seconds()
+        self._lock = threading.Lock()
+        self._mark: _Mark = (0, 0, 0)
+        self._lists: _Lists = {}
+        self._alerted = -_ALERT_SECONDS
+        self._refresh()
+
+    def check(self, certificate: bytes) -> None:
+        """Raises Error(IDENTITY_REFUSED) for a certificate (PEM) that is revoked or can't be judged."""
+        if self._mark != _mark(self._path):
+            self._refresh()
+        issuer, serial = _identified(certificate)
+        found = self._lists.get(issuer)
+        if found is None:
+            raise Error(IDENTITY_REFUSED, reason="no revocation list is there for this certificate's issuer")
+        late = time.time() - found.due
+        if late > 0:
+            self._alert(late)
+        if serial in found.serials or late > self._grace:
+            reason = "is revoked" if serial in found.serials else "can't be checked: the list is out of date"
+            raise Error(IDENTITY_REFUSED, reason=f"this certificate {reason}")
+
+    def _refresh(self) -> None:
+        with self._lock:
+            mark = _mark(self._path)
+            if mark == self._mark:
+                return
+            try:
+                self._lists = _newer(read(self._path, self._authorities), self._lists)
+            except ListError as error:
+                log.error("the revocation list is not taken in, the one before counts on: %s", error)  # noqa: TRY400  # its text says it all
+            else:
+                count = sum(len(each.serials) for each in self._lists.values())
+                log.info("the revocation list is taken in: %d certificates are revoked", count)
+            self._mark = mark
+
+    def _alert(self, late: float) -> None:
+        now = time.monotonic()
+        if now - self._alerted >= _ALERT_SECONDS:
+            self._alerted = now
+            left = (self._grace - late) / 3600
+            log.error("the revocation list is out of date; in %.1f hours it lets nobody in", max(left, 0.0))
+
+
+def check_file(path: Path, authorities: Path) -> None:
+    """Raises ConfigError for a file that would not be taken in."""
+    try:
+        read(path, authorities)
+    except ListError as error:
+        raise ConfigError(f"grpc.client_crl: {error}") from error
+
+
+def read(path: Path, authorities: Path) -> _Lists:
+    """The lists of a file, PEM (one or more) or DER, by their issuers. Raises ListError.
+
+    Each must be signed by one of the authorities, complete, and not out of date.
+    """
+    try:
+        issuers = {
+            each.subject.public_bytes(): each
+            for each in x509.load_pem_x509_certificates(authorities.read_bytes())
+        }
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ListError(f"{path} has more than {_MOST_BYTES} bytes")
+        found = [_checked(each, issuers) for each in _parsed(content)]
+    except OSError as error:
+        raise ListError(f"{error.filename} can't be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise ListError(f"{path} or {authorities} is not well formed: {error}") from error
+    if len(dict(found)) != len(found):
+        raise ListError(f"{path} has two lists of one issuer")
+    return dict(found)
+
+
+def _parsed(content: bytes) -> Iterator[x509.CertificateRevocationList]:
+    if _BEGIN not in content:
+        yield x509.load_der_x509_crl(content)
+        return
+    for part in content.split(_BEGIN)[1:]:
+        yield x509.load_pem_x509_crl(_BEGIN + part.partition(_END)[0] + _END + b"\n")
+
+
+def _checked(
+    crl: x509.CertificateRevocationList, issuers: dict[bytes, x509.Certificate]
+) -> tuple[bytes, _List]:
+    name = crl.issuer.rfc4514_string()
+    issuer = issuers.get(crl.issuer.public_bytes())
+    if issuer is None or not _may_sign(issuer):
+        raise ListError(f"{name} is no authority that may sign the list")
+    if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]  # it raises TypeError for keys that sign none
+        raise ListError(f"the list's signature is not by {name}")
+    if any(each.critical for each in crl.extensions):
+        raise ListError(f"the list of {name} is a part of one only (it has a critical extension)")
+    now, due = datetime.now(UTC), crl.next_update_utc
+    if crl.last_update_utc > now + _CLOCK_SKEW:
+        raise ListError(f"the list of {name} is of a time to come: {crl.last_update_utc:%Y-%m-%d %H:%M} UTC")
+    if due is None or due <= now:
+        raise ListError(f"the list of {name} is out of date: the next one was due {due}")
+    serials = frozenset(each.serial_number for each in crl)
+    return crl.issuer.public_bytes(), _List(serials, crl.last_update_utc.timestamp(), due.timestamp())
+
+
+def _may_sign(issuer: x509.Certificate) -> bool:
+    try:
+        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return usage.crl_sign
+
+
+def _newer(found: _Lists, known: _Lists) -> _Lists:
+    """What was found. Raises ListError when a list is older than the one before: a copy was put back."""
+    for issuer, each in found.items():
+        if issuer in known and each.made < known[issuer].made:
+            made = datetime.fromtimestamp(each.made, UTC)
+            raise ListError(f"it is older than the one before: of {made:%Y-%m-%d %H:%M:%S} UTC")
+    return found
+
+
+def _mark(path: Path) -> _Mark:
+    """What changes when the file is replaced; None while there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # half the time of Path's own, at every call
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _identified(certificate: bytes) -> tuple[bytes, int]:
+    """Issuer and serial number of a certificate (PEM) that TLS has verified. Raises Error."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+        return found.issuer.public_bytes(), found.serial_number
+    except ValueError as error:
+        raise Error(IDENTITY_REFUSED, reason="this certificate can't be read") from error

@@ -1,0 +1,152 @@
+"""What tokens and temporary access keys have in common: texts that we have signed, good without any row.
+
+A text is base64url of: 4 bytes of magic and format version, JSON, and the HMAC of both by the credential
+key, computed in the HSM. It says who, for what, until when, and which texts it was made from: revoking one
+ends all that was made from it. A new layout gets a new magic; an old one needs to be read for a day more.
+
+What was found good is known until anything changes but keys, by the text's digest.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Core
+from hsmd.domain.identity import Identity, enabled_user
+from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, Error
+from hsmd.keyring import with_token_key
+from hsmd.store import agencies, revocations
+from hsmd.store import identity as rows
+from hsmd.store.agencies import Agency
+from hsmd.store.identity import User
+
+TOKEN, SECURITY_TOKEN = b"HTK\x02", b"HST\x01"
+MOST_ANCESTORS = 8
+
+_MAC_BYTES = 32
+_CHANGE_MILLIS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """What a text says. Ids are 32 hex digits or ""; times in ms since 1970 UTC.
+
+    `ancestors`: the ids of the texts that it was made from. `access_key`, `wrapped` (hex) and `root_label`
+    are a temporary access key and its secret, wrapped by the root key of that label.
+    """
+
+    id: str
+    method: str
+    user_id: str
+    issued: int
+    expires: int
+    project_id: str = ""
+    agency_id: str = ""
+    session_name: str = ""
+    session_policy: str = ""
+    ancestors: tuple[str, ...] = ()
+    access_key: str = ""
+    wrapped: str = ""
+    root_label: str = ""
+
+    def __repr__(self) -> str:
+        return f"Bearer(id={self.id!r}, user_id={self.user_id!r}, expires={self.expires})"
+
+
+def sign(core: Core, magic: bytes, bearer: Bearer) -> str:
+    """The text that says this."""
+    content = {name: value for name, value in asdict(bearer).items() if value}
+    signed = magic + json.dumps(content, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(signed + _mac(core, signed)).decode()
+
+
+def ending(core: Core) -> int:
+    """What a user's `tokens_not_before` becomes, so that whatever was issued up to now is void.
+
+    It lies ahead by more than a change can take: a text that is issued to the user as it was, while the
+    change is on its way, is void as well.
+    """
+    return core.clock() + _CHANGE_MILLIS
+
+
+def issuing(user: User, now: int) -> int:
+    """The time that a text of the user gets, who showed it is that one, as it now is, after `now`."""
+    return max(now, (user.tokens_not_before or 0) + 1)
+
+
+def opened(core: Core, magic: bytes, text: str) -> Bearer:
+    """What the text says. Raises Error(TOKEN_INVALID) for one that is not ours."""
+    found = core.cache.get(_owner(text), magic.hex(), lambda: _open(core, magic, text))
+    return cast("Bearer", found)  # what loads it never gives None
+
+
+def identity(core: Core, magic: bytes, text: str, bearer: Bearer) -> Identity:
+    """Whom the text that says this makes of its holder, now.
+
+    Raises Error(TOKEN_EXPIRED), Error(TOKEN_INVALID) for one that is revoked or whose agency is no more, and
+    Error(IDENTITY_REFUSED) when its user is no more.
+    """
+    found = core.cache.get(_owner(text), "identity", lambda: _identify(core, magic, bearer))
+    known = cast("Identity", found)
+    if known.ends <= core.clock():
+        raise Error(TOKEN_EXPIRED)
+    return known
+
+
+def _owner(text: str) -> str:
+    return "bearer " + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _open(core: Core, magic: bytes, text: str) -> Bearer:
+    try:
+        raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise Error(TOKEN_INVALID) from error
+    signed, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
+    computed = _mac(core, signed)
+    canonical = base64.urlsafe_b64encode(raw).decode() == text  # one text has one spelling
+    if not signed.startswith(magic) or not canonical or not hmac.compare_digest(computed, mac):
+        raise Error(TOKEN_INVALID)
+    content = json.loads(signed[len(magic) :])
+    return Bearer(**{**content, "ancestors": tuple(content.get("ancestors", ()))})
+
+
+def _identify(core: Core, magic: bytes, bearer: Bearer) -> Identity:
+    user = enabled_user(core, bearer.user_id)
+    ids = (bearer.id, *bearer.ancestors)
+    with core.store.read() as tx:
+        revoked = any(revocations.get_revocation(tx, each) for each in ids)
+        agency = agencies.get_agency(tx, bearer.agency_id) if bearer.agency_id else None
+        home = rows.get_domain(tx, agency.domain_id) if agency else None
+    if revoked or bearer.issued <= (user.tokens_not_before or 0):
+        raise Error(TOKEN_INVALID)
+    if bearer.agency_id and (
+        agency is None or agency.trust_domain_id != user.domain_id or home is None or not home.is_enabled
+    ):
+        raise Error(TOKEN_INVALID)
+    return Identity(
+        kind="token" if magic == TOKEN else "temporary-key",
+        user=user,
+        bound_project=bearer.project_id,
+        agency_id=bearer.agency_id,
+        agency_name=_name(agency, bearer.session_name),
+        agency_domain=agency.domain_id if agency else "",
+        session_policy=bearer.session_policy,
+        ends=min(bearer.expires, agency.expires or bearer.expires) if agency else bearer.expires,
+        chain=ids,
+    )
+
+
+def _name(agency: Agency | None, session: str) -> str:
+    """What records call who acts as an agency: its name, and whom its caller said that it acts for."""
+    if agency is None:
+        return ""
+    return f"{agency.name}/{session}" if session else agency.name
+
+
+def _mac(core: Core, data: bytes) -> bytes:
+    return with_token_key(core.token, CREDENTIAL_KEY_LABEL, lambda key: core.token.hmac(key, data))

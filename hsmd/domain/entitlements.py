@@ -1,0 +1,146 @@
+"""Which roles and policies count for a caller in the project or domain that it acts in, and through what."""
+
+from collections.abc import Iterator
+
+from hsmd.caller import Caller
+from hsmd.domain import builtin
+from hsmd.domain.core import Core
+from hsmd.domain.permissions import NOTHING, Held, Permissions
+from hsmd.store import Tx, groups, policies
+from hsmd.store import identity as rows
+from hsmd.store.identity import Project
+from hsmd.store.policies import AGENCY, ALL_PROJECTS, DOMAIN, GROUP, PROJECT, USER, Assignment
+
+__all__ = [
+    "Held",
+    "domain_name",
+    "in_domain",
+    "in_project",
+    "of",
+    "of_session",
+    "project_name",
+    "projects_of",
+]
+
+_SESSION = "session"
+
+
+def of(core: Core, caller: Caller) -> Permissions:
+    """What counts for the caller where it acts, from the cache."""
+    if not caller.roles:  # also a token of one project: what its user holds in the domain is not the token's
+        return NOTHING
+    kind, subject_id = subject(caller)
+    if caller.project_id:
+        return _in_project(core, kind, subject_id, caller.project_id)
+    return _in_domain(core, kind, subject_id, caller.domain_id)
+
+
+def subject(caller: Caller) -> tuple[str, str]:
+    """Whose roles count: kind and id; several groups' ids stand one after the other."""
+    if caller.groups:
+        return GROUP, " ".join(caller.groups)
+    return AGENCY if caller.is_agency else USER, caller.user_id
+
+
+def of_session(core: Core, policy: str) -> Permissions:
+    """What a session policy allows, from the cache. Raises DocumentError."""
+    held = Held("", _SESSION, policy, _SESSION)
+    return core.cache.get(policy, "session policy", lambda: Permissions([held])) or NOTHING
+
+
+def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> tuple[Held, ...]:
+    """What the user or agency holds in the project, from the cache; nothing where there is none.
+
+    Nor in a project that is suspended.
+    """
+    return _in_project(core, kind, subject_id, project_id).held
+
+
+def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> tuple[Held, ...]:
+    """What the user or agency holds in the domain itself, from the cache."""
+    return _in_domain(core, kind, subject_id, domain_id).held
+
+
+def domain_name(core: Core, domain_id: str) -> str:
+    """The domain's name, from the cache; "" when there is no such domain."""
+
+    def load() -> str | None:
+        with core.store.read() as tx:
+            found = rows.get_domain(tx, domain_id)
+        return found.name if found else None
+
+    return core.cache.get(domain_id, "domain name", load) or ""
+
+
+def project_name(core: Core, project_id: str) -> str:
+    """The project's name, from the cache; "" when there is no such project."""
+
+    def load() -> str | None:
+        with core.store.read() as tx:
+            found = rows.get_project(tx, project_id)
+        return found.name if found else None
+
+    return core.cache.get(project_id, "project name", load) or ""
+
+
+def projects_of(tx: Tx, kind: str, subject_id: str, domain_id: str) -> list[Project]:
+    """The domain's projects in which the user or agency holds anything, by name."""
+    return [each for each in rows.find_projects(tx, domain_id) if _held(tx, kind, subject_id, each)]
+
+
+def _in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permissions:
+    def load() -> Permissions:
+        with core.store.read() as tx:
+            project = rows.get_project(tx, project_id)
+            if project is None or not project.is_enabled:
+                return NOTHING
+            return Permissions(_held(tx, kind, subject_id, project))
+
+    return core.cache.get(subject_id, f"permissions in {project_id}", load) or NOTHING
+
+
+def _in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permissions:
+    def load() -> Permissions:
+        with core.store.read() as tx:
+            return Permissions(_given(tx, kind, subject_id, {(DOMAIN, domain_id)}))
+
+    return core.cache.get(subject_id, f"permissions in domain {domain_id}", load) or NOTHING
+
+
+def _held(tx: Tx, kind: str, subject_id: str, project: Project) -> list[Held]:
+    scopes = {(PROJECT, project.id), (ALL_PROJECTS, project.domain_id)}
+    return [*_direct(tx, kind, subject_id, project.id), *_given(tx, kind, subject_id, scopes)]
+
+
+def _direct(tx: Tx, kind: str, subject_id: str, project_id: str) -> Iterator[Held]:
+    """What stands in the users' roles of the first days: the name of a built-in role in one project."""
+    for each in rows.roles_of(tx, subject_id) if kind == USER else ():
+        role = builtin.BY_NAME.get(each.role)
+        if role is not None and each.project_id == project_id:
+            yield _built_in(role, USER)
+
+
+def _given(tx: Tx, kind: str, subject_id: str, scopes: set[tuple[str, str]]) -> Iterator[Held]:
+    """What is given to the subject or subjects, and to a user's groups, in any of these scopes."""
+    for each in policies.held_by(tx, kind, subject_id.split()):
+        if (each.scope_kind, each.scope_id) in scopes:
+            yield from _role(tx, each, kind)
+    if kind == USER:
+        for each in policies.held_by(tx, GROUP, groups.groups_of(tx, subject_id)):
+            group = groups.get_group(tx, each.subject_id)
+            if group is not None and (each.scope_kind, each.scope_id) in scopes:
+                yield from _role(tx, each, f"group {group.name}")
+
+
+def _role(tx: Tx, assignment: Assignment, through: str) -> Iterator[Held]:
+    role = builtin.BY_ID.get(assignment.role_id)
+    if role is not None:
+        yield _built_in(role, through)
+        return
+    policy = policies.get_policy(tx, assignment.role_id)
+    if policy is not None:
+        yield Held(policy.id, policy.display_name, policy.document, through)
+
+
+def _built_in(role: builtin.Role, through: str) -> Held:
+    return Held(role.id, role.display_name, role.document, through, role is builtin.OPERATOR)

@@ -1,0 +1,162 @@
+"""How much a project or address may ask for: requests a second, calls at once, quotas.
+
+The configuration says what counts for everybody, and operators give single projects other values.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from hsmd.config import Limits
+from hsmd.domain.core import Call, Core
+from hsmd.domain.sources import LOCAL
+from hsmd.domain.throttle import network
+from hsmd.errors import PARAMETER_INVALID, RATE_EXCEEDED, Error
+from hsmd.store import Tx, identity
+from hsmd.store import limits as rows
+from hsmd.store.limits import ProjectLimit
+
+_CROWDED_SECONDS = 1.0  # after which to try again where too many calls run
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A limit that projects have: what it counts, the configuration's value, and the most it may be."""
+
+    unit: str
+    configured: Callable[[Limits], int]
+    most: int
+
+
+KEYS, REQUESTS, CALLS = "keys", "requests", "calls"
+KINDS = MappingProxyType(
+    {
+        KEYS: Kind("keys, default keys not counted", lambda limits: limits.keys_per_project, 1_000_000_000),
+        REQUESTS: Kind(
+            "requests a second, 0: any number", lambda limits: limits.requests_per_project, 1_000_000
+        ),
+        CALLS: Kind("calls at once a worker, 0: any number", lambda limits: limits.calls_per_project, 1024),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What counts for a project: `own` when an operator has set it."""
+
+    name: str
+    value: int
+    default: int
+    own: bool
+
+
+def of(core: Core, project_id: str, name: str) -> int:
+    """The value of one limit that counts for the project now."""
+    own = core.cache.get(project_id, "limits", lambda: _load(core, project_id)) or {}
+    value = own.get(name)
+    return KINDS[name].configured(core.limits) if value is None else value
+
+
+def admit_source(call: Call) -> None:
+    """Count a call for its address, whatever it is and whether or not its evidence holds.
+
+    Raises Error(RATE_EXCEEDED).
+    """
+    rate, source = call.core.limits.requests_per_source, call.caller.source
+    if rate and source != LOCAL:
+        _take(call.core, f"source {network(source)}", rate, "this address")
+
+
+def admit_project(call: Call) -> None:
+    """Count a call for its project, or outside projects for its domain. Raises Error(RATE_EXCEEDED)."""
+    place = call.caller.project_id or call.caller.domain_id
+    rate = of(call.core, place, REQUESTS)
+    if rate:
+        _take(call.core, f"project {place}", rate, "this project")
+
+
+@contextmanager
+def turn(call: Call) -> Iterator[None]:
+    """One of the project's places among the calls at once. Raises Error(RATE_EXCEEDED)."""
+    core, place = call.core, call.caller.project_id or call.caller.domain_id
+    most = of(core, place, CALLS) if place else 0
+    if not most:
+        yield
+        return
+    running = core.running
+    with running.lock:
+        count = running.calls.get(place, 0)
+        if count >= most:
+            reason = f"this project may have {most} calls at once"
+            raise Error(RATE_EXCEEDED, reason=reason, retry_after=_CROWDED_SECONDS)
+        running.calls[place] = count + 1
+    try:
+        yield
+    finally:
+        with running.lock:
+            if running.calls[place] > 1:
+                running.calls[place] -= 1
+            else:
+                del running.calls[place]
+
+
+def list_limits(call: Call, project_id: str) -> list[Limit]:
+    """All limits of a project, by name."""
+    with call.read() as tx:
+        _check_project(tx, project_id)
+        own = _own(tx, project_id)
+    return [_limit(call, name, own) for name in sorted(KINDS)]
+
+
+def set_limit(call: Call, project_id: str, name: str, value: int) -> Limit:
+    """Give a project its own value. In force for the next call, on every worker."""
+    kind = _kind(name)
+    if not 0 <= value <= kind.most:
+        raise Error(PARAMETER_INVALID, name="value", reason=f"0 to {kind.most} is due")
+    with call.change() as tx:
+        _check_project(tx, project_id)
+        rows.put_limit(tx, ProjectLimit(project_id, name, value))
+    return _limit(call, name, {name: value})
+
+
+def reset_limit(call: Call, project_id: str, name: str) -> Limit:
+    """Let the configuration's value count again; no fault when it does already."""
+    _kind(name)
+    with call.change() as tx:
+        _check_project(tx, project_id)
+        rows.delete_limit(tx, project_id, name)
+    return _limit(call, name, {})
+
+
+def _take(core: Core, name: str, rate: int, who: str) -> None:
+    wait = core.rates.take(name, rate, core.limits.burst_seconds, time.monotonic_ns())
+    if wait:
+        raise Error(RATE_EXCEEDED, reason=f"{who} may make {rate} a second", retry_after=wait)
+
+
+def _limit(call: Call, name: str, own: dict[str, int]) -> Limit:
+    default = KINDS[name].configured(call.core.limits)
+    return Limit(name, own.get(name, default), default, own=name in own)
+
+
+def _kind(name: str) -> Kind:
+    kind = KINDS.get(name)
+    if kind is None:
+        raise Error(PARAMETER_INVALID, name="name", reason=f"one of {', '.join(sorted(KINDS))} is due")
+    return kind
+
+
+def _check_project(tx: Tx, project_id: str) -> None:
+    if identity.get_project(tx, project_id) is None:
+        raise Error(PARAMETER_INVALID, name="of_project", reason="there is no such project")
+
+
+def _load(core: Core, project_id: str) -> dict[str, int]:
+    with core.store.read() as tx:
+        return _own(tx, project_id)
+
+
+def _own(tx: Tx, project_id: str) -> dict[str, int]:
+    return {each.name: each.value for each in rows.limits_of(tx, project_id)}
