@@ -41,6 +41,7 @@ class Hsm:
     softhsm_conf: Path | None = None  # SOFTHSM2_CONF for this process and its children only
     lock_file: Path = Path("/run/hsmd/token.lock")  # held while a process initialises and logs in
     deadline_seconds: float = _within(10.0, 0.1, 600)  # longest wait for one answer of the token
+    oaep_fallback: bool = True  # whether OAEP is opened in the daemon where the token can't (decisions/0012)
     loaded_keys: int = _within(10_000, 1, 10_000_000)  # key versions held loaded, a worker
 
 

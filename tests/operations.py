@@ -23,7 +23,7 @@ import huaweicloudsdkkms.v2 as kms
 from hsmd.client import ApiError, Client
 from hsmd.gateway.options import services
 from hsmd.gateway.routes import Match
-from hsmd.gateway.transcoder import Route, build
+from hsmd.gateway.transcoder import Route, build, query_pairs
 from tests import keyspaces, vaults, wrapping
 from tests.calls import fresh
 from tests.specs import Keys
@@ -116,6 +116,15 @@ class Operation:
             return None
         elsewhere = {*self.variables, *self.query} - set(self.body_fields)
         return {name: value for name, value in fields.items() if name not in elsewhere}
+
+    def message(self, project: str, fields: Mapping[str, object]) -> tuple[str, bytes]:
+        """The gRPC method, and its request as the gateway makes it. Raises Error as the gateway does."""
+        path, _, query = self.path(project, fields).partition("?")
+        found = _TREE.find(self.verb, path)
+        assert isinstance(found, Match)
+        body = json.dumps(self.payload(fields)).encode() if self.body else b""
+        request = found.target.request(found.variables, query_pairs(query.encode()), {}, body)
+        return found.target.call.removeprefix("/hsmd.v1."), request
 
     def sdk_request(self, fields: Mapping[str, object]) -> Any:
         """The same as the SDK's own request object."""

@@ -43,7 +43,7 @@ def imported(token: Token, row: KeyAlgorithm, pkcs8: bytes) -> Handle:
     """Load a private key the way a customer's comes in."""
     value, root = secrets.token_bytes(32), token.find("root")
     kek = token.temporary_key(value)
-    pair = token.import_pair(row, aes_key_wrap_with_padding(value, pkcs8), kek, root)
+    pair = token.import_pair(row, aes_key_wrap_with_padding(value, pkcs8), kek, root, value)
     token.destroy(kek)
     return token.unwrap(row, pair.wrapped, root)
 

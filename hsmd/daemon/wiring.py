@@ -90,6 +90,7 @@ def open_token(
         deadline_seconds=settings.deadline_seconds,
         on_lost=on_lost,
         on_stuck=on_stuck,
+        oaep_fallback=settings.oaep_fallback,
         refusal=pin.refusal,
     )
 

@@ -3,7 +3,8 @@
 A key of origin `external` waits in PENDING_IMPORT. Who imports encrypts the material for a pair that the HSM
 made for this import (import_tokens.py): a symmetric key as it is, a private key under a temporary AES key
 that goes the same way. All of it is unwrapped inside the HSM where the HSM can decrypt RSAES-OAEP with
-SHA-256; where it can't, the symmetric or temporary key passes through this process (hsm/oaep.py).
+SHA-256; where it can't, the symmetric or temporary key passes through this process (hsm/oaep.py). So does
+the temporary key where a forged private key could harm the HSM's module (docs/decisions/0012).
 
 Material that expired or was deleted is gone, and the key waits again. Only the same material may come back,
 as the same version, so what it encrypted is decrypted again. It is known by a check value: the HMAC by the
@@ -30,6 +31,7 @@ from hsmd.errors import (
     PRIVATE_KEY_INVALID,
     PRIVATE_KEY_MISSING,
     PRIVATE_KEY_NOT_DELETED,
+    SPEC_INVALID,
     TEMPORARY_KEY_INVALID,
     Error,
 )
@@ -63,6 +65,8 @@ def parameters(call: Call, reference: str) -> Parameters:
     if not token.supports_oaep():
         reason = "this HSM can't do RSAES_OAEP_SHA_256"
         raise Error(PARAMETER_INVALID, name="wrapping_algorithm", reason=reason)
+    if KEY_SPECS[key.spec].asymmetric and not token.supports_foreign_pairs():
+        raise Error(SPEC_INVALID, reason="this HSM can't be given private keys from outside")
     pair = with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate_pair(_WRAPPING, root))
     expires = call.core.clock() + DAY_MILLIS
     sealed = import_tokens.seal(call, key, WrappingKey(pair.wrapped, ROOT_KEY_LABEL), expires)
@@ -214,16 +218,18 @@ def _secret(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes) -> P
 
 def _pair(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, private_key: bytes) -> Pair:
     token = call.core.token
+    value: bytes | None = None
     try:
         temporary = token.unwrap_oaep(opener, _WRAPPING, material)
         if temporary is None:
-            temporary = token.temporary_key(token.decrypt_oaep(opener, _WRAPPING, material))
+            value = token.decrypt_oaep(opener, _WRAPPING, material)
+            temporary = token.temporary_key(value)
     except WrongSize:
         raise Error(TEMPORARY_KEY_INVALID) from None
     except BadData as error:
         raise Error(MATERIAL_NOT_DECRYPTED) from error
     try:
-        return token.import_pair(row, private_key, temporary, token.find(ROOT_KEY_LABEL))
+        return token.import_pair(row, private_key, temporary, token.find(ROOT_KEY_LABEL), value)
     except BadData as error:
         raise Error(PRIVATE_KEY_INVALID) from error
     finally:

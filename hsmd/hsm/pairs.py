@@ -84,6 +84,10 @@ class PairWork(ABC):
         """Whether the token does ECDH."""
         return self._has("ecdh")
 
+    def supports_foreign_pairs(self) -> bool:
+        """Whether private keys can be imported: checked by the token, or, unless refused, here."""
+        return self._oaep_fallback or self._has("refuses-forged-wraps")
+
     # From birth or import to the blob
 
     def generate_pair(self, row: KeyAlgorithm, root: Handle) -> Pair:
@@ -125,7 +129,14 @@ class PairWork(ABC):
                     taken = operations.wrap(desk.session, wrap, wrapper, key)
         return _opened(value, taken)
 
-    def import_pair(self, row: KeyAlgorithm, encrypted_pkcs8: bytes, kek: Handle, root: Handle) -> Pair:
+    def import_pair(
+        self,
+        row: KeyAlgorithm,
+        encrypted_pkcs8: bytes,
+        kek: Handle,
+        root: Handle,
+        kek_value: bytes | None = None,
+    ) -> Pair:
         """A private RSA or EC key from outside: PKCS#8 under an AES key by KWP, unwrapped inside the token.
 
         Its public key is made from what the token tells of it, never from what came along. RSA: modulus and
@@ -135,10 +146,15 @@ class PairWork(ABC):
         what is returned is the public key that verifies what the private key signs, or BadData: it was no
         PKCS#8 under `kek`, of another kind, size or curve, or inconsistent.
         Raises Error(SPEC_INVALID) when the token can't do such keys, ValueError for other kinds.
+        A token that a forged blob can harm gets none: there `kek_value`, the AES key's value, is due as well,
+        and the blob is checked here first (docs/decisions/0012).
         """
         if row.kind not in _PROOF:
             raise ValueError(f"{row.name} is not imported")
         self._expect(row)
+        if not self._has("refuses-forged-wraps"):
+            self._expect_foreign_pairs()
+            _check_wrapped(encrypted_pkcs8, kek_value)
         with self._call(kek, blob=True) as desk, _of_the_data():
             root_object = second(desk, root)
             wrap = key_wrap(desk.connection)
@@ -157,12 +173,14 @@ class PairWork(ABC):
         return self._load(self._desk().call(), lambda _desk, module, anchor: module.create(anchor, template))
 
     def unwrap_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> Handle | None:
-        """The same inside the token, from an RSAES-OAEP ciphertext; None when it can't: decrypt_oaep then.
+        """The same inside the token, from an RSAES-OAEP ciphertext; None when decrypt_oaep is due instead.
 
-        Raises WrongSize for a key of another length than temporary_key takes, BadData, the same for every
-        reason, when `data` is nothing encrypted for `key`.
+        That is when the token can't, or when import_pair will want the value. Raises WrongSize for a key of
+        another length than temporary_key takes, BadData, the same for every reason, when `data` is nothing
+        encrypted for `key`, Error(SPEC_INVALID) when the token takes no private keys from outside.
         """
-        if not self._has("oaep-sha-256-unwrap"):
+        self._expect_foreign_pairs()
+        if not self._has("oaep-sha-256-unwrap", "refuses-forged-wraps"):
             return None
         with _alike():
             if len(data) != schemes.field_bytes(row):
@@ -269,6 +287,10 @@ class PairWork(ABC):
         if not self.supports(row):
             raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
 
+    def _expect_foreign_pairs(self) -> None:
+        if not self.supports_foreign_pairs():
+            raise Error(SPEC_INVALID, reason="this HSM can't be given private keys from outside")
+
 
 @contextmanager
 def _newborn(desk: Desk, row: KeyAlgorithm) -> Iterator[tuple[int, int]]:
@@ -313,6 +335,16 @@ def _proven(desk: Desk, row: KeyAlgorithm, key: int) -> bytes:
         if points.verifies(public, algorithm, proof, message):
             return public
     raise BadData("an inconsistent private key")
+
+
+def _check_wrapped(blob: bytes, kek: bytes | None) -> None:
+    """Raises BadData unless the token will find the blob (RFC 5649) whole."""
+    if kek is None:
+        raise ValueError("this token needs the temporary key's value")
+    try:
+        aes_key_unwrap_with_padding(kek, blob)
+    except (InvalidUnwrap, ValueError) as error:
+        raise BadData("not wrapped by this key") from error
 
 
 def _unwrapper(connection: Connection, session: Session, key: int, data: bytes) -> int:

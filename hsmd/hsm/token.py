@@ -42,10 +42,11 @@ class Token(KeptWork):
     a process connects. `softhsm_conf` becomes SOFTHSM2_CONF of this process. `deadline_seconds` is the
     longest wait for one answer; who passes it makes the token *unresponsive*. `on_lost` is called once for
     each lost connection, `on_stuck` with the number of threads stuck inside the module whenever it
-    changes; both by the watch thread, so they must be quick. `oaep_fallback`: whether RSAES-OAEP may be
-    decoded here, not in the token, where the token can't (see oaep.py). `name` is what the log calls it, and
-    `apart` keeps it from all other tokens of the same module (see Module). Work with key pairs: pairs.py;
-    with keys that stay in the token: kept.py.
+    changes; both by the watch thread, so they must be quick. `oaep_fallback`: whether what was encrypted by
+    RSAES-OAEP may pass through here where the token can't keep it inside: decoded, where it knows no such
+    padding (see oaep.py), or to check an imported private key (see import_pair). `name` is what the log
+    calls it, and `apart` keeps it from all other tokens of the same module (see Module). Work with key
+    pairs: pairs.py; with keys that stay in the token: kept.py.
 
     Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
     Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
