@@ -9,6 +9,7 @@ python -m tests.backstage CONFIG alter KEY_ID JSON                these fields o
 python -m tests.backstage CONFIG away USER_ID DAYS                the user's last login was so many days ago
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
+python -m tests.backstage CONFIG security-token USER_ID           a temporary key past its time, in three words
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
 python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more
@@ -27,8 +28,9 @@ from hsmd import config
 from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
 from hsmd.daemon import keystores, warden, wiring
-from hsmd.domain import builtin, import_tokens
+from hsmd.domain import access_keys, bearers, builtin, import_tokens
 from hsmd.domain import logins as passwords_shown
+from hsmd.domain.bearers import Bearer
 from hsmd.domain.core import Call, Core
 from hsmd.store import groups, identity, keys, logins, policies, rotation
 from hsmd.store import settings as domain_settings
@@ -132,6 +134,23 @@ def _versions(core: Core, key_id: str, count: str) -> None:
             rotation.rotate(tx, key, version)
 
 
+def _security_token(core: Core, user_id: str) -> None:
+    secret = access_keys.new_secret(core)
+    hour = 60 * 60 * 1000
+    bearer = Bearer(
+        id="0" * 32,
+        method="token",
+        user_id=user_id,
+        issued=wiring.now_millis() - 2 * hour,
+        expires=wiring.now_millis() - hour,
+        access_key=access_keys.new_id("HST"),
+        wrapped=secret.wrapped.hex(),
+        root_label=secret.root_label,
+    )
+    text = bearers.sign(core, bearers.SECURITY_TOKEN, bearer)
+    sys.stdout.write(f"{bearer.access_key} {secret.text} {text}")
+
+
 _JOBS: dict[str, warden.Job] = {
     "rotations": warden.ROTATIONS,
     "expirations": warden.EXPIRATIONS,
@@ -162,6 +181,8 @@ def _main(path: str, action: str, *words: str) -> None:
             _expired_token(core, *words)
         elif action == "versions":
             _versions(core, *words)
+        elif action == "security-token":
+            _security_token(core, *words)
         else:
             with core.store.write() as tx:
                 _ACTIONS[action](tx, *words)

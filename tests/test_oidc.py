@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from hsmd.config import ConfigError, IdentityRule, Oidc
+from hsmd.config import ConfigError, IdentityRule, Oidc, Settings
+from hsmd.errors import Error
+from hsmd.idp import open_providers
 from hsmd.idp.jwks import read
 from hsmd.idp.known import Known
 from hsmd.idp.oidc import Issuer
@@ -427,6 +429,35 @@ def test_nothing_of_a_token_stands_in_logs_or_records(company: Company) -> None:
 
 
 # Off, and settings
+
+
+def test_of_several_issuers_the_token_s_own_verifies(tmp_path: Path) -> None:
+    keys = {name: rsa_key("same") for name in ("one", "two")}
+    found = []
+    for name, key in keys.items():
+        (tmp_path / name).write_text(json.dumps({"keys": [key.jwk]}))
+        found.append(_issuer(issuer=name, jwks=str(tmp_path / name)))
+    providers = open_providers(replace(Settings(), oidc=tuple(found)))
+    providers.start()
+
+    def token(issuer: str, key: SigningKey) -> str:
+        now = int(time.time())
+        claims = {"iss": issuer, "aud": "a", "sub": "s", "exp": now + 60}
+        return signed({"alg": "RS256", "kid": "same"}, claims, lambda data: key.sign("RS256", data))
+
+    for name, key in keys.items():
+        text = token(name, key)
+        issuer = providers.issuer(text)
+        assert issuer is not None
+        assert issuer.claims(text, time.time())["iss"] == name
+    text = token("one", keys["two"])
+    issuer = providers.issuer(text)
+    assert issuer is not None
+    with pytest.raises(Error):
+        issuer.claims(text, time.time())
+    assert providers.issuer(token("three", keys["one"])) is None
+    with pytest.raises(Error):
+        providers.issuer("a.b.c")
 
 
 def test_off_by_default(stand: Stand) -> None:

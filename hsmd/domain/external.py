@@ -14,7 +14,6 @@ from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.errors import IDENTITY_REFUSED, TOKEN_INVALID, Error
-from hsmd.idp.oidc import issuer_of
 from hsmd.store import groups
 from hsmd.store import identity as rows
 from hsmd.store.identity import User
@@ -48,7 +47,7 @@ def by_bearer(call: Call, token: str) -> Identity:
         named_when_refused(call, _BEARER),
         throttled(call, "bearer", token, counted=IDENTITY_REFUSED),
     ):
-        issuer = core.providers.issuers.get(issuer_of(token))
+        issuer = core.providers.issuer(token)
         if issuer is None:
             raise Error(IDENTITY_REFUSED, reason="no bearer tokens of this issuer are taken")
         claims = issuer.claims(token, core.clock() / 1000)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hsmd.config import Settings
 from hsmd.idp.keystone import Keystone
-from hsmd.idp.oidc import Issuer
+from hsmd.idp.oidc import Issuer, issuer_of
 
 __all__ = ["Claims", "Issuer", "Keystone", "Providers", "open_providers"]
 
@@ -21,6 +21,15 @@ class Providers:
 
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     keystone: Keystone | None = None
+
+    def issuer(self, token: str) -> Issuer | None:
+        """The one to verify a JWT by; where there are several, by what it says of itself, unverified.
+
+        Raises Error(IDENTITY_REFUSED) for what is no JWT.
+        """
+        if len(self.issuers) == 1:
+            return next(iter(self.issuers.values()))
+        return self.issuers.get(issuer_of(token)) if self.issuers else None
 
     def start(self) -> None:
         """Begin to fetch keys. Not before the process is forked."""

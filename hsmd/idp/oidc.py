@@ -34,6 +34,8 @@ class Issuer:
 
     def claims(self, token: str, now: float) -> Mapping[str, Any]:
         """The claims of a token that holds; `now` in seconds since 1970. Raises Error(IDENTITY_REFUSED)."""
+        if len(token) > MOST_CHARACTERS:
+            raise Error(IDENTITY_REFUSED, reason="the bearer token is too long")
         found = self._known.get(token, time.monotonic())
         if found is None or found[1] != self._keys.generation:
             generation = self._keys.generation
