@@ -19,7 +19,7 @@ from tests import keyspaces, vaults, wrapping
 from tests.calls import fresh, refusal, refused
 from tests.operations import DEK, OPERATIONS, RIGHT, SOMEBODY, Fields, Wire, World
 from tests.specs import Keys
-from tests.stand import Answer, Stand, Tenant, b64, elsewhere
+from tests.stand import Answer, Stand, Tenant, b64, elsewhere, eventually
 from tests.test_bad_input import Raw
 
 _DEW = Path(__file__).parents[2] / "shared" / "dew" / "error-codes.tsv"
@@ -169,8 +169,15 @@ def _vault(calls: Calls) -> str:
 
 
 def _vault_key(calls: Calls) -> Fields:
-    made = calls.rest("create_key", {"key_alias": fresh(), "keystore_id": _vault(calls)})
-    return {"key_id": made["key_info"]["key_id"]}
+    """Keystores' tokens may be connected after the daemon's start."""
+    wanted = {"key_alias": fresh(), "keystore_id": _vault(calls)}
+
+    def made() -> str:
+        answer = calls.world.wire.call(OPERATIONS["create_key"], wanted)
+        assert answer.status in (200, 503), answer.raw
+        return str(answer.json["key_info"]["key_id"]) if answer.status == 200 else ""
+
+    return {"key_id": eventually(made)}
 
 
 def _vault_name(calls: Calls) -> Fields:
