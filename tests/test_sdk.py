@@ -237,6 +237,13 @@ def test_iam(stand: Stand) -> None:
     assert (domain.id, domain.name) == (stand.dev.domain_id, "development")
     (region,) = checked(client.keystone_list_regions(iam.KeystoneListRegionsRequest()), absent=absent).regions
     assert region.id == stand.dev.region
+    one = checked(
+        client.keystone_show_region(iam.KeystoneShowRegionRequest(region_id=region.id)), absent=absent
+    ).region
+    assert one == region
+    with pytest.raises(ClientRequestException) as caught:
+        client.keystone_show_region(iam.KeystoneShowRegionRequest(region_id="elsewhere"))
+    assert caught.value.status_code == 404
 
 
 # Refusals

@@ -9,7 +9,7 @@ from hsmd.domain import identity, projects, tokens
 from hsmd.domain.core import Call
 from hsmd.domain.projects import Wanted
 from hsmd.domain.tokens import Scope, Token
-from hsmd.errors import TOKEN_REQUEST_INVALID, Error
+from hsmd.errors import IAM_NOT_FOUND, TOKEN_REQUEST_INVALID, Error
 from hsmd.pb.v1 import identity_pb2 as pb
 from hsmd.store.identity import Domain, Project
 
@@ -115,11 +115,14 @@ def list_domains(call: Call, request: pb.ListDomainsRequest) -> pb.ListDomainsRe
 
 def list_regions(call: Call, request: pb.ListRegionsRequest) -> pb.ListRegionsResponse:
     """IAM: GET /v3/regions."""
-    name = call.core.region
-    region = pb.ListRegionsResponse.Region(
-        id=name, type="private", locales=pb.ListRegionsResponse.Locales(en_us=name), links=pb.Links()
-    )
-    return pb.ListRegionsResponse(regions=[region], links=pb.Links())
+    return pb.ListRegionsResponse(regions=[_region(call.core.region)], links=pb.Links())
+
+
+def show_region(call: Call, request: pb.ShowRegionRequest) -> pb.ShowRegionResponse:
+    """IAM: GET /v3/regions/{region_id}."""
+    if request.region_id != call.core.region:
+        raise Error(IAM_NOT_FOUND, kind="region", id=request.region_id)
+    return pb.ShowRegionResponse(region=_region(call.core.region))
 
 
 def _project(row: Project) -> pb.ListProjectsResponse.Project:
@@ -170,3 +173,9 @@ def _ending(token: Token) -> str:
         return ""
     ending = datetime.fromtimestamp(token.password_expires / 1000, UTC)
     return ending.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _region(name: str) -> pb.ListRegionsResponse.Region:
+    return pb.ListRegionsResponse.Region(
+        id=name, type="private", locales=pb.ListRegionsResponse.Locales(en_us=name), links=pb.Links()
+    )

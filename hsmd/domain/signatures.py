@@ -78,8 +78,7 @@ def by_signature(call: Call, evidence: Signature) -> Identity:
         right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
         if row is None or not row.enabled or not right:
             raise _refused()
-    access_keys.note_use(call, row.id)
-    return Identity("access-key", enabled_user(core, row.user_id))
+    return _owner(call, row)
 
 
 def by_secret(call: Call, access_key: str, secret: str) -> Identity:
@@ -94,8 +93,7 @@ def by_secret(call: Call, access_key: str, secret: str) -> Identity:
     right = hmac.compare_digest(computed, hmac.digest(secret.encode(), challenge, "sha256"))
     if row is None or not row.enabled or not right:
         raise Error(TOKEN_REQUEST_REFUSED)
-    access_keys.note_use(call, row.id)
-    return Identity("access-key", enabled_user(core, row.user_id))
+    return _owner(call, row)
 
 
 def access_key_resource(access_key: str) -> str:
@@ -114,6 +112,14 @@ class AccessKeyMaterial:
     def algorithm(self) -> str:
         """The algorithm row's name."""
         return "ACCESS_KEY"
+
+
+def _owner(call: Call, row: AccessKey) -> Identity:
+    user = enabled_user(call.core, row.user_id)
+    if user.access_mode == "console":
+        raise Error(IDENTITY_REFUSED, reason="the user may use the console only, and no access keys")
+    access_keys.note_use(call, row.id)
+    return Identity("access-key", user)
 
 
 def _refused() -> Error:
