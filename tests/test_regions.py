@@ -354,9 +354,10 @@ def test_what_both_sides_record(world: World, east: Client) -> None:
     replicate(world, east, key, "west", fresh())
     mine = [each for each in world["east"].audit() if each["resource"] == key]
     sent, done = mine[-2:]
-    assert (sent["event"], sent["result"], sent["identity"]) == ("sendReplica", "OK", "system")
+    assert (sent["event"], sent["result"], sent["identity"]) == ("sendReplica", "OK", "certificate")
     assert (done["event"], done["result"], done["identity"]) == ("replicateKey", "OK", "certificate")
     assert sent["request_id"] == done["request_id"]
+    assert sent["user_id"] == done["user_id"] != ""  # known even of a call that never ends
     accepted = record(world["west"], done["request_id"])
     assert (accepted["event"], accepted["result"]) == ("acceptReplica", "OK")
     assert (accepted["identity"], accepted["user"], accepted["user_id"]) == ("peer", "east", "")

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,19 @@ def test_forged_words_about_a_key(world: World, east: Client, west: Client) -> N
     assert rows() == before
 
 
+@two_regions
+def test_a_versions_messages_are_not_given_back(world: World, east: Client, west: Client) -> None:
+    key = replicated(world, east)
+    offer = right_offer(world, east, key)
+    for messages, left in ((9, 9), (20, 9), (3, 3), (0, 0), (9, 0)):
+        waiting = pb.AcceptVersionsRequest(key_id=key, roots=offer.roots, versions=offer.versions)
+        waiting.versions[0].version, waiting.versions[0].messages = 2, messages
+        with world.peer("east", "west") as stub:
+            assert not stub.AcceptVersions(waiting).gone
+        sql = "SELECT used FROM key_usage WHERE key_id = ? AND version = 2"
+        assert query(world["west"], sql, key) == [(2**32 - left,)]
+
+
 def changed(request: pb.AcceptVersionsRequest, **fields: Any) -> pb.AcceptVersionsRequest:
     copy = pb.AcceptVersionsRequest.FromString(request.SerializeToString())
     for name, value in fields.items():
@@ -459,6 +473,26 @@ def test_the_answer_to_a_replication_is_lost(world: World, east: Client, west: C
 
 
 @two_regions
+def test_who_waits_for_a_region_holds_nobody_else_up(world: World, east: Client) -> None:
+    """More callers than there are threads wait for west, and east serves others meanwhile."""
+    threads, other = 8, east.create_key(fresh())
+    keys = [east.create_key(fresh()) for _ in range(threads + 2)]
+    pending = "SELECT key_id FROM replicas WHERE state = 'pending'"
+    with unheard(world, east), ThreadPoolExecutor(len(keys)) as pool:
+        waiting = [pool.submit(refused_replica, world, key) for key in keys]
+        eventually(lambda: len({key for (key,) in query(world["east"], pending)} & set(keys)) >= threads)
+        assert east.decrypt(east.encrypt(other, b"x")) == b"x"
+        assert not any(each.done() for each in waiting)
+        assert [each.result() for each in waiting] == ["KMS.0104"] * len(keys)
+
+
+def refused_replica(world: World, key: str) -> str:
+    with world.client("east") as client, refusal("KMS.0104") as seen:
+        replicate(world, client, key, "west", fresh())
+    return seen.last.code
+
+
+@two_regions
 def test_the_answer_to_a_rotation_is_lost(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     with unheard(world, east):
@@ -495,6 +529,31 @@ def test_the_answer_to_a_move_is_lost(world: World, east: Client, west: Client) 
     assert primary(world, "east", key) == "west"
     rotate(west, key)
     assert encrypts_with(east, key) == encrypts_with(west, key) == 2
+
+
+@two_regions
+def test_the_heir_moves_it_on_before_its_answer_is_heard(world: World, east: Client, west: Client) -> None:
+    key = replicated(world, east)
+    east.rotation.EnableKeyRotation(rotation_pb2.EnableKeyRotationRequest(key_id=key))
+    with world.peer("west", "east") as stub:
+        assert code_of(lambda: follow(stub, key, "south")) == "KMS.0207"  # no heir of anything
+        with unheard(world, east):
+            with refusal("KMS.0104"):
+                move(east, key, "west")
+            assert eventually(lambda: primary(world, "west", key) == "west")
+            begun = [each for each in world["east"].audit() if each["resource"] == key]
+            assert [(each["event"], each["result"]) for each in begun[-2:]] == [
+                ("appointPrimary", "OK"),
+                ("updatePrimaryRegion", "KMS.0104"),
+            ]
+            assert begun[-2]["user_id"] == begun[-1]["user_id"] != ""
+            with world.peer("south", "east") as other:
+                assert code_of(lambda: follow(other, key, "south")) == "KMS.0207"
+            assert (primary(world, "east", key), state(world, key)) == ("east", [("west", "heir")])
+            assert not follow(stub, key, "south").gone
+    assert (primary(world, "east", key), state(world, key)) == ("south", [])
+    days = query(world["east"], "SELECT rotation_days, rotation_due FROM keys WHERE id = ?", key)
+    assert days == [(None, None)]
 
 
 @two_regions

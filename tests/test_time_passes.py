@@ -30,7 +30,8 @@ from hsmd.errors import (
     Fault,
 )
 from hsmd.keyring import Keyring
-from hsmd.store import SealBroken
+from hsmd.store import SealBroken, replicas
+from hsmd.store.replicas import REPLICATED, Replica
 from tests.hsm_parts import connected
 from tests.softhsm import make_token
 
@@ -114,6 +115,20 @@ def test_deletion_can_be_taken_back_until_its_last_millisecond(house: House) -> 
     house.now = due + _DAY
     assert house.carry_out() == 0
     assert house.decrypt(blob) == b"data"
+
+
+def test_a_key_whose_rows_are_damaged_does_not_stand_before_the_others(house: House) -> None:
+    made = sorted(keys.create_key(house.call(), alias=f"key-{n}").id for n in range(3))
+    with house.core.store.write() as tx:
+        for key in made:
+            replicas.put_replica(tx, Replica(key, "west", REPLICATED, 0, 0, 0, house.now))
+    house.sql("DELETE FROM key_versions WHERE key_id = ?", made[0])
+    house.core.refresh()
+    trouble: dict[str, str] = {}
+    assert warden.Jobs(house.core, house.audit, "test").carry_out(warden.REPLICAS, trouble) == 0
+    assert sorted(trouble) == made
+    assert trouble[made[0]] == f"not in step: key {made[0]} lacks its version 1"
+    assert "west" in trouble[made[1]]
 
 
 def test_a_key_is_gone_when_its_day_has_come_even_before_the_job_ran(house: House) -> None:

@@ -107,6 +107,7 @@ class Pipeline:
                 caller,
                 lambda: record.write(call, "OK"),
                 grant=method.grant,
+                begin=lambda event: record.begin(call, event),
                 also=lambda event, resource: record.also(call, event, resource),
             )
             seconds = self._seconds(context)
@@ -206,6 +207,11 @@ class _Record:
         self._take()
         self._append(call.caller, self._method.event, code, call.resource, call.key_version)
         self.written = True
+
+    def begin(self, call: Call, event: str) -> None:
+        """The record of a first change of several: in the caller's name, as the call may never end."""
+        self._take()
+        self._append(call.caller, event, "OK", call.resource, call.key_version)
 
     def also(self, call: Call, event: str, resource: str) -> None:
         """The record of something else that the call brings about, in the name of the service itself."""

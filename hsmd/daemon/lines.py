@@ -1,6 +1,7 @@
 """The lines to peer regions: gRPC by mutual TLS, each answer or its lack as the rules know it."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -42,6 +43,7 @@ class GrpcLine:
         self._seconds = settings.deadline_seconds
         self._pause = pause
         self._quiet_until = 0.0
+        self._asking: dict[int, float] = {}  # thread → since when it has waited for an answer
         self.shared_domains = frozenset((each.theirs, each.ours) for each in settings.domains)
         options: list[tuple[str, Any]] = [
             ("grpc.use_local_subchannel_pool", 1),
@@ -55,6 +57,11 @@ class GrpcLine:
             *map(_read, (settings.ca, settings.key, settings.certificate))
         )
         self._stub = PeersStub(grpc.secure_channel(settings.address, credentials, options))
+
+    def holds(self, seconds: float) -> int:
+        """How many threads have waited for an answer for so long: they are missing elsewhere."""
+        before = time.monotonic() - seconds
+        return sum(since < before for since in list(self._asking.values()))
 
     def offer(self, offer: Offer, request_id: str) -> str:
         """Make a replica; the id of its domain."""
@@ -82,10 +89,14 @@ class GrpcLine:
     def _ask(self, method: Callable[..., Any], request: Message, request_id: str) -> Any:
         if time.monotonic() < self._quiet_until:
             raise self._unavailable("it did not answer in time just now")
+        thread = threading.get_ident()
+        self._asking[thread] = time.monotonic()
         try:
             return method(request, timeout=self._seconds, metadata=((REQUEST_ID_KEY, request_id),))
         except grpc.RpcError as error:
             raise self._fault(error, request_id) from error
+        finally:
+            del self._asking[thread]
 
     def _fault(self, error: grpc.RpcError, request_id: str) -> Error:
         """Its refusal, or that there is none to be had. What concerns this hsmd is for the log only."""

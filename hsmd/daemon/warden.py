@@ -159,7 +159,7 @@ class Jobs:
             self.at_work = True
             try:
                 count += job.do(self._call(job), key_id)
-            except (Error, SealBroken) as error:  # one key's trouble is not the others'
+            except (Error, SealBroken, LookupError) as error:  # one key's trouble is not the others'
                 if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
                     trouble[""] = f"nothing is done: {error}"
                     break

@@ -68,6 +68,8 @@ class Worker:
             self._health.tell(serving=self._connected())
             self._patience.tend()
             self._pool.have_spares(keystores.held(core), "keystores' HSMs are slow")
+            waiting = sum(each.holds(_WATCH_SECONDS) for each in core.peers.values())
+            self._pool.have_spares(waiting, "peer regions are slow")
             for each in self._pipelines:
                 each.end_running(before=time.monotonic())
             if watch.hopeless(core.token):

@@ -193,14 +193,19 @@ def _no_facts() -> Facts:
     return {}
 
 
+def _no_beginning(_event: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Call:
     """One request: who asks, with which parts, and what its audit record will name.
 
     `before_commit` runs when all of a change stands and before it is committed: the place where the audit
-    record is written, so that a change and its record happen together or not at all. `also` writes the record
-    of something else that the call brings about: its event and its resource. `moment` is when it began, for
-    the keyring.
+    record is written, so that a change and its record happen together or not at all. `begin` writes one of
+    the first of several changes, by its event, so that it is known whose call it was that never ended. `also`
+    writes the record of something else that the call brings about: its event and its resource. `moment` is
+    when it began, for the keyring.
 
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
@@ -216,6 +221,7 @@ class Call:
     before_commit: Callable[[], None]
     resource: str = ""
     key_version: int = 0
+    begin: Callable[[str], None] = _no_beginning
     also: Callable[[str, str], None] = _nothing_else
     grant: str = ""
     refused: str = ""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from hsmd.algorithms import BY_NAME, KeyAlgorithm
 from hsmd.domain import keystores
 from hsmd.domain.core import Call
-from hsmd.errors import KEYSTORE_UNAVAILABLE, UNAVAILABLE, Error
+from hsmd.errors import KEYSTORE_UNAVAILABLE, SPEC_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
 from hsmd.store import Tx
 from hsmd.store import keys as key_rows
@@ -24,10 +24,10 @@ from hsmd.store.keystores import Draft, Keystore
 
 Result = TypeVar("Result")
 
-_HOUR_MILLIS = 60 * 60 * 1000
+_MINUTE_MILLIS = 60 * 1000
 # A key is made within the first time or not at all. What is left of it after the second comes to nothing:
 # the clocks of two nodes may differ by what lies between.
-_MAKING_MILLIS, _ABANDONED_MILLIS = 2 * _HOUR_MILLIS, 4 * _HOUR_MILLIS
+_MAKING_MILLIS, _ABANDONED_MILLIS = 10 * _MINUTE_MILLIS, 30 * _MINUTE_MILLIS
 _VERSION = 1  # keys in keystores don't rotate
 
 
@@ -37,7 +37,7 @@ def making(call: Call, key: Key, row: KeyAlgorithm) -> Iterator[KeyVersion]:
 
     Unless the block ends with the key's row in the store, the object is destroyed again.
     """
-    keystore = _begun(call, key)
+    keystore = _begun(call, key, row)
     try:
         with _at(call, keystore) as token:
             public_key = token.make_kept(row, _label(key.id))
@@ -126,10 +126,14 @@ def _label(key_id: str) -> str:
     return f"hsmd-key-{key_id}-{_VERSION}"
 
 
-def _begun(call: Call, key: Key) -> Keystore:
-    """The key's keystore, which holds a draft of it from now on."""
+def _begun(call: Call, key: Key, row: KeyAlgorithm) -> Keystore:
+    """The key's keystore, which holds a draft of it from now on; not if its token is away or can't do it."""
     if key.keystore_id is None:
         raise LookupError(f"key {key.id} is in the default keystore")
+    with _at(call, keystores.of_key(call, key.keystore_id)) as token:
+        token.alive()
+        if not token.keeps(row):
+            raise Error(SPEC_INVALID, reason=f"the keystore's HSM can't do {row.name}")
     with call.core.store.write() as tx:
         keystore = keystores.of_caller(call, tx, key.keystore_id)
         rows.insert_draft(tx, Draft(key.id, keystore.id, call.core.clock()))
@@ -162,4 +166,4 @@ def _at(call: Call, keystore: Keystore) -> Iterator[Token]:
     except Error as error:
         if error.fault is not UNAVAILABLE:
             raise
-        raise Error(KEYSTORE_UNAVAILABLE, keystore=keystore.id, reason="its HSM is away") from error
+        raise Error(KEYSTORE_UNAVAILABLE, keystore=keystore.id, reason="its HSM is away") from error.__cause__

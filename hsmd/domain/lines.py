@@ -85,6 +85,9 @@ class Line(Protocol):
     def shared_domains(self) -> frozenset[tuple[str, str]]:
         """(a domain of theirs, a domain of ours) for each that may bring its keys here; by their ids."""
 
+    def holds(self, seconds: float) -> int:
+        """How many threads have waited for an answer for so long."""
+
     def offer(self, offer: Offer, request_id: str) -> str:
         """Make a replica; the id of its domain."""
 

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import AES_256, GCM_MESSAGES_PER_VERSION, KEY_SPECS, KeyAlgorithm
-from hsmd.domain import access, keys, tags
+from hsmd.domain import access, keys, replicas, tags
 from hsmd.domain.core import Call
 from hsmd.domain.lines import Handover, Material, Offer, RootKey, Versions
 from hsmd.errors import (
@@ -32,7 +32,7 @@ from hsmd.store import keys as key_rows
 from hsmd.store import replicas as rows
 from hsmd.store import tags as tag_rows
 from hsmd.store.keys import DESTROYED, Key, KeyVersion
-from hsmd.store.replicas import REPLICATED, Replica
+from hsmd.store.replicas import HEIR, REPLICATED, Replica
 from hsmd.store.tags import Tag
 
 _ROOT_LABEL = re.compile(r"hsmd-root-[0-9]{1,9}")  # no other key of the token is to unwrap anything
@@ -113,14 +113,24 @@ def become_primary(call: Call, handover: Handover) -> None:
 
 
 def follow(call: Call, key_id: str, region: str) -> bool:
-    """The replica's primary is in that region from now on. False: the replica is not here any more."""
+    """The replica's primary is in that region from now on. False: the replica is not here any more.
+
+    The heir of a primary here, too, may say so: it took over, and has moved the primary on before its answer
+    came here. Else the two would wait for each other.
+    """
     if region not in call.core.peers:
         raise _wrong("primary_region", "a peer of this region is due")
     with call.change() as tx:
-        key = access.key_of_peer(call, tx, key_id, call.caller.user_name, region)
+        own, peer = call.core.region, call.caller.user_name
+        key = access.key_of_peer(call, tx, key_id, peer, region, own)
         if key is None:
             return False
-        if key.primary_region != region:
+        if key.primary_region == own:
+            heir = rows.get_replica(tx, key.id, peer)
+            if heir is None or heir.state != HEIR:
+                raise Error(NOT_A_REPLICA)
+            replicas.step_back(tx, key, region)
+        elif key.primary_region != region:
             key_rows.update_key(tx, replace(key, primary_region=region))
     return True
 

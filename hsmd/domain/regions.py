@@ -61,7 +61,7 @@ def replicate(call: Call, reference: str, wanted: Wanted) -> tuple[str, str]:
     it may have the key then, and the same again finds out.
     """
     _check_wanted(call, wanted)
-    with call.core.store.write(lambda: call.also("sendReplica", call.resource)) as tx:
+    with call.core.store.write(lambda: call.begin("sendReplica")) as tx:
         key = _replicable(call, access.key_for_change(call, tx, reference))
         row = _begun(call, tx, key, wanted.region)
     domain_id, newest, current = _sent(call, key.id, row, wanted)
@@ -193,3 +193,4 @@ def _appoint(call: Call, tx: Tx, key: Key, region: str) -> None:
                 reason = "replicate-key did not end there; repeat it"
                 raise Error(REGION_UNAVAILABLE, region=each.region, reason=reason)
         rows.put_replica(tx, replace(found[region], state=HEIR))
+        call.begin("appointPrimary")

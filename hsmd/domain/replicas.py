@@ -195,6 +195,14 @@ def hand_over(call: Call, key_id: str) -> Key | None:
     return _step_back(call, key_id, heir.region)
 
 
+def step_back(tx: Tx, key: Key, region: str) -> Key:
+    """The primary's row from now on: a replica of that region's."""
+    key = replace(key, primary_region=region, rotation_days=None, rotation_due=None)
+    rows.release(tx, key.id)
+    keys.update_key(tx, key)
+    return key
+
+
 def due(call: Call) -> list[str]:
     """Ids of the keys with something left to do: a primary that moves, a replica that is behind."""
     with call.read() as tx:
@@ -254,9 +262,7 @@ def _step_back(call: Call, key_id: str, heir: str) -> Key | None:
         row = rows.get_replica(tx, key_id, heir)
         if key is None or row is None or row.state != HEIR:
             return None
-        key = replace(key, primary_region=heir, rotation_days=None, rotation_due=None)
-        rows.release(tx, key_id)
-        keys.update_key(tx, key)
+        key = step_back(tx, key, heir)
         call.resource = key.id
         call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
         call.before_commit()

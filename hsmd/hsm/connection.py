@@ -53,6 +53,7 @@ class Connection:
     seen: set[str]  # labels of token objects: all that were there at the login, or found since
     anchor_lock: threading.Lock = field(default_factory=threading.Lock)
     labelled: dict[str, Handle] = field(default_factory=dict)  # token objects found so far
+    made: float = field(default_factory=time.monotonic)
     kept: dict[str, Handle] = field(default_factory=dict)  # the same of keys that stay here, see kept.py
 
     def open_session(self, *, write: bool = False) -> Session:

@@ -1,5 +1,6 @@
 """The door's third part: keys that are token objects and stay in the token, found by their label."""
 
+import time
 from abc import abstractmethod
 
 from hsmd.algorithms import KeyAlgorithm
@@ -14,6 +15,9 @@ from hsmd.hsm.templates import PAIR_GENERATORS
 
 _MOST_KNOWN = 100_000  # handles remembered; beyond, the one found first is looked for anew
 _SEVERAL = 16  # objects of one label destroyed at once
+_YOUNG_SECONDS = 10.0  # more than it takes until who was refused tries again
+# An object that stays where keys were ever kept: a token that doesn't show it is another one, or was emptied.
+_MARK = "hsmd-keystore"
 
 
 class KeptWork(PairWork):
@@ -39,6 +43,10 @@ class KeptWork(PairWork):
             connection = desk.connection
             session, module = connection.open_session(write=True), connection.module
             try:
+                if not module.find(session, templates.is_kept(_MARK), 1):
+                    module.generate(
+                        session, templates.GENERATORS["generic-secret"], templates.hmac_key(_MARK)
+                    )
                 if not row.asymmetric:
                     module.generate(session, templates.GENERATORS[row.kind], template)
                     return None
@@ -59,7 +67,8 @@ class KeptWork(PairWork):
                 wanted = templates.is_kept(label, row)
                 found = connection.module.find(desk.session, wanted, 2)
                 if not found:
-                    raise self._gone(desk, label)
+                    self._expect_gone(desk, label)
+                    raise Error(UNAVAILABLE, reason=f"the HSM holds no key labelled {label}")
                 if len(found) > 1:
                     raise Error(UNAVAILABLE, reason=f"the HSM holds several keys labelled {label}")
                 known = connection.kept[label] = connection.handles.admit(found[0])
@@ -67,28 +76,34 @@ class KeptWork(PairWork):
             return known
 
     def destroy_kept(self, label: str) -> int:
-        """Destroy whatever has that label, for good; how many objects. None is well: they were destroyed."""
+        """Destroy whatever has that label, for good; how many objects. None is well: they were destroyed.
+
+        Raises Error(UNAVAILABLE) when nothing is to be seen of what we keep there.
+        """
         with self._desk().call() as desk:
             connection = desk.connection
             _forget(connection, label)
             session = connection.open_session(write=True)
             try:
                 found = connection.module.find(session, templates.is_kept(label), _SEVERAL)
+                if not found:
+                    self._expect_gone(desk, label)
                 for each in found:
                     connection.module.destroy(session, each)
             finally:
                 session.close()
             return len(found)
 
-    def _gone(self, desk: Desk, label: str) -> Error:
-        """The fault of a key that is not there; the token is lost if nothing is.
+    def _expect_gone(self, desk: Desk, label: str) -> None:
+        """Returns when it is certain that the token holds no such object; else Error(UNAVAILABLE).
 
-        SoftHSM2 whose folder was away keeps its objects dead: only a new connection helps.
+        SoftHSM2 whose folder was away doesn't show the objects that were used meanwhile, without a fault. So
+        only a young connection that shows our mark is believed; an old one counts as lost.
         """
-        reason = f"the HSM holds no key labelled {label}"
-        if desk.connection.module.find(desk.session, templates.PERSISTING, 1):
-            return Error(UNAVAILABLE, reason=reason)
-        return self._lost(desk, reason)
+        if time.monotonic() - desk.connection.made > _YOUNG_SECONDS:
+            raise self._lost(desk, f"no object labelled {label}")
+        if not desk.connection.module.find(desk.session, templates.is_kept(_MARK), 1):
+            raise Error(UNAVAILABLE, reason="the HSM shows nothing of what was kept there: is it the same?")
 
 
 def _forget(connection: Connection, label: str) -> None:

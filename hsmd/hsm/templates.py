@@ -244,7 +244,6 @@ _CANDIDATES = {
 UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
 # Said of an unwrapped key afterwards, to tokens that don't listen while unwrapping.
 CONFINED = Template({Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False})
-PERSISTING = Template({Attribute.TOKEN: True})
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
 _CANDIDATE_SECRET = {said: secret("generic-secret", (), extractable=said or None) for said in (True, False)}
 _TRIAL_UNWRAPPED = {said: secret("aes", _CIPHER, extractable=said or None) for said in (True, False)}

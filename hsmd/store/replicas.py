@@ -1,6 +1,6 @@
 """Replicas in the store: in which regions a key is besides its primary one, and versions that wait there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import bindparam, delete, func, or_, select
 
@@ -129,14 +129,17 @@ def versions_after(tx: Tx, key_id: str, after: int, newest: int, limit: int) -> 
 
 
 def put_version(tx: Tx, version: KeyVersion, used: int) -> None:
-    """The version, new or in place of what stood there; a new one counts as having encrypted `used` messages.
+    """The version, new or in place of what stood there; it has encrypted `used` messages at least.
 
-    What a version has encrypted keeps being counted. Raises SealBroken.
+    What it has encrypted keeps being counted. Raises SealBroken.
     """
     if keys.get_version(tx, version.key_id, version.version) is None:
         _VERSIONS.insert(tx, version)
     else:
         _VERSIONS.update(tx, version)
-    if _USAGE.one(tx, _usage, key=version.key_id, number=version.version) is None:
+    usage = _USAGE.one(tx, _usage, key=version.key_id, number=version.version)
+    if usage is None:
         _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used))
+    elif usage.used < used:  # it waited here for a primary that others have followed since
+        _USAGE.update(tx, replace(usage, used=used))
     tx.changed(keys.SUBJECT, version.key_id)
