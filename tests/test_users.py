@@ -10,6 +10,7 @@ import huaweicloudsdkiam.v3 as iam
 import pytest
 
 from hsmd.client import ApiError, Client
+from hsmd.domain import builtin
 from hsmd.pb.v1 import groups_pb2, identity_pb2, users_pb2
 from tests.calls import record, refusal, refused
 from tests.people import PASSWORD, Person, ask_token, iam_client, login, name, person
@@ -346,6 +347,24 @@ def test_nobody_locks_the_domain_out(stand: Stand, client: Client) -> None:
     with refusal("IAM.0104"):
         client.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=stand.dev.user_id))
     assert change(client, stand.dev.user_id, description="first").enabled
+
+
+def test_no_other_administrator_removes_who_the_domain_was_made_for(stand: Stand, client: Client) -> None:
+    bob = person(client)
+    wanted = groups_pb2.CreateGroupRequest.Group(name=name("group"))
+    group = client.groups.CreateGroup(groups_pb2.CreateGroupRequest(group=wanted)).group
+    client.groups.AddUserToGroup(groups_pb2.AddUserToGroupRequest(group_id=group.id, user_id=bob.id))
+    role = builtin.SECURITY_ADMINISTRATOR.id
+    path = f"/v3/domains/{stand.dev.domain_id}/groups/{group.id}/roles/{role}"
+    assert stand.rest("PUT", path, token=domain_token(stand)).status == 204
+    token, owner = login(stand, bob), f"/v3/users/{stand.dev.user_id}"
+    shown = stand.rest("GET", owner, token=token)
+    assert shown.json["user"]["is_domain_owner"] is True
+    refused(stand.rest("DELETE", owner, token=token), "IAM.0104")
+    refused(stand.rest("PATCH", owner, {"user": {"enabled": False}}, token=token), "IAM.0104")
+    refused(stand.rest("DELETE", f"/v3/users/{bob.id}", token=token), "IAM.0104")
+    client.groups.DeleteGroup(groups_pb2.DeleteGroupRequest(group_id=group.id))
+    refused(stand.rest("GET", owner, token=token), "IAM.0003")
 
 
 # Passwords
