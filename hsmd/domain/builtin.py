@@ -88,7 +88,7 @@ ROLES: tuple[Role, ...] = (
         "CSMS ReadOnlyAccess",
         "CSMS",
         ON_PROJECTS,
-        "Look at secrets, without their values.",
+        "Look at secrets and their values.",
         ("csms:*:list*", "csms:*:get*"),
     ),
     Role(
@@ -138,7 +138,7 @@ ROLES: tuple[Role, ...] = (
         "BASE",
         ON_DOMAINS,
         "Act as agencies of domains that trust this one.",
-        ("iam:agencies:assume", "iam:tokens:assume"),
+        ("iam:agencies:assume",),
     ),
     OPERATOR,
 )
