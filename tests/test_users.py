@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import huaweicloudsdkiam.v3 as iam
+import huaweicloudsdkkms.v2 as kms
 import pytest
+from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
 from hsmd.client import ApiError, Client
 from hsmd.domain import builtin
 from hsmd.pb.v1 import groups_pb2, identity_pb2, users_pb2
+from tests.backstage import backstage
 from tests.calls import record, refusal, refused
 from tests.people import PASSWORD, Person, ask_token, iam_client, login, name, person
 from tests.stand import Answer, Stand, Tenant, elsewhere, standing
@@ -487,13 +490,39 @@ def test_removing_counts_on_every_worker(stand: Stand, client: Client, ann: Pers
         client.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=ann.id))
 
 
-def test_a_removed_users_certificate_is_nobodys(stand: Stand, client: Client) -> None:
-    """`hsmd init` binds the certificate of a tenant's first user; another administrator removes that one."""
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+def test_access_keys_end_with_their_user(
+    stand: Stand, client: Client, admin: iam.IamClient, ann: Person, how: str
+) -> None:
+    option = iam.CreateCredentialOption(user_id=ann.id)
+    body = iam.CreatePermanentAccessKeyRequestBody(credential=option)
+    made = admin.create_permanent_access_key(iam.CreatePermanentAccessKeyRequest(body=body)).credential
+    backstage(stand, "role", ann.id, stand.dev.project_id, "KMS Administrator")
+    tenant = Tenant(ann.domain_id, stand.dev.project_id, ann.id, made.access, made.secret)
+    sdk = stand.sdk(tenant)
+    for _ in range(4):
+        assert sdk.list_keys(kms.ListKeysRequest(body=kms.ListKeysRequestBody())).status_code == 200
+    if how == "disabled":
+        change(client, ann.id, enabled=False)
+    else:
+        client.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=ann.id))
+    for _ in range(8):  # on every worker
+        with pytest.raises(ClientRequestException) as caught:
+            sdk.list_keys(kms.ListKeysRequest(body=kms.ListKeysRequestBody()))
+        assert caught.value.status_code == 401
+
+
+def test_a_disabled_users_certificate_is_nobodys(stand: Stand) -> None:
+    """`hsmd init` binds a certificate to the first user of a domain, which only its operator can lock out."""
     tenant = stand.add_tenant("leaver")
     with stand.client(tenant) as own:
         own.identity.ListDomains(identity_pb2.ListDomainsRequest())
-        with refusal("IAM.0104"):
-            own.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=tenant.user_id))
+        backstage(stand, "user", tenant.user_id, json.dumps({"enabled": False}))
+        for _ in range(4):
+            with refusal("APIGW.0301"):
+                own.identity.ListDomains(identity_pb2.ListDomainsRequest())
+        backstage(stand, "user", tenant.user_id, json.dumps({"enabled": True}))
+        own.identity.ListDomains(identity_pb2.ListDomainsRequest())
 
 
 # What stays
