@@ -158,7 +158,7 @@ def test_an_empty_body(stand: Stand, sign: Sign) -> None:
 
 
 def test_both_signers_say_the_same(stand: Stand) -> None:
-    how = {
+    how: dict[str, Any] = {
         "access_key": stand.dev.access_key,
         "secret": stand.dev.secret_key,
         "host": "localhost:8443",
