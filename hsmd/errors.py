@@ -79,7 +79,7 @@ ACCOUNT_LOCKED = Fault(
     "IAM.0061", 401, "UNAUTHENTICATED", "Account locked: too many wrong passwords; try again in {seconds} s."
 )
 USER_IDLE = Fault(
-    "IAM.0082", 403, "PERMISSION_DENIED", "The user {user} is disabled: it was away for more than {days} days."
+    "IAM.0082", 403, "PERMISSION_DENIED", "The user {user} is disabled: away for more than {days} days."
 )
 
 # Credentials

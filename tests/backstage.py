@@ -9,7 +9,7 @@ python -m tests.backstage CONFIG alter KEY_ID JSON                these fields o
 python -m tests.backstage CONFIG away USER_ID DAYS                the user's last login was so many days ago
 python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
 python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
-python -m tests.backstage CONFIG security-token USER_ID           a temporary key past its time, in three words
+python -m tests.backstage CONFIG security-token USER_ID           a temporary key past its time: three words
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
 python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more

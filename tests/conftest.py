@@ -6,11 +6,12 @@ import pytest
 
 from hsmd.client import Client
 from tests.calls import Operation
+from tests.policies import worker
 from tests.specs import Keys
 from tests.stand import CLUSTERS, NOWHERE, Stand, Tenant, standing
 from tests.stores import empty_url, sqlite_store, sqlite_url, store, store_url
 
-__all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url"]  # fixtures
+__all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url", "worker"]  # fixtures
 
 
 @pytest.fixture(scope="session")

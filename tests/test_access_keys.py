@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,12 +115,13 @@ def test_users_see_to_their_own(stand: Stand, client: Client, ann: Person, stran
     assert [each.access for each in found] == [first.access, second.access]
     assert listed(client, ann.id) == [first.access, second.access]
     theirs = create(client, other.id)
-    for refused_call in (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: own.list_permanent_access_keys(iam.ListPermanentAccessKeysRequest(other.id)),
         lambda: own.show_permanent_access_key(iam.ShowPermanentAccessKeyRequest(theirs.access)),
         lambda: own.delete_permanent_access_key(iam.DeletePermanentAccessKeyRequest(theirs.access)),
         lambda: own.show_permanent_access_key(iam.ShowPermanentAccessKeyRequest("A" * 20)),
-    ):
+    )
+    for refused_call in calls:
         with pytest.raises(ClientRequestException) as caught:
             refused_call()
         assert caught.value.status_code == 403

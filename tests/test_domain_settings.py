@@ -374,6 +374,7 @@ def test_who_was_away_too_long(own: Stand, people: Client) -> None:
     backstage(own, "away", ann.id, "61")
     idle = ask_token(own, ann.id, PASSWORD)
     refused(idle, "IAM.0082")
+    refused(choose(own, ann, PASSWORD, "Second-Horse-2"), "IAM.0082")
     refused(ask_token(own, ann.id, "wrong"), "IAM.0001")
     change(people, ann.id, enabled=True)  # who administers lets it come again
     assert ask_token(own, ann.id, PASSWORD).status == 201

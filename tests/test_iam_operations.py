@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import huaweicloudsdkiam.v3 as iam
@@ -24,11 +25,13 @@ _OPERATION = re.compile(
 TAKEN = {"keystone_list_versions", "keystone_show_version"}
 
 
+@cache
 def operations() -> dict[str, tuple[str, str]]:
     """Verb and path of each, from the SDK's own code."""
     return {name: (verb, path) for name, verb, path in _OPERATION.findall(inspect.getsource(iam.IamClient))}
 
 
+@cache
 def not_built() -> dict[str, tuple[str, str, int, str]]:
     """Verb, path, status and code of each that the page lists."""
     return {

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -145,10 +146,8 @@ TREES = st.recursive(
 @given(TREES)
 def test_no_tree_is_more_than_refused(tree: Any) -> None:
     for document in (json.dumps(tree), json.dumps({"Version": "1.1", "Statement": tree})):
-        try:
-            documents.compiled(documents.written(document))
-        except DocumentError as error:
-            assert error.reason
+        with suppress(DocumentError):
+            assert documents.compiled(documents.written(document))
 
 
 def test_a_document_is_kept_short_and_with_lists() -> None:
@@ -193,7 +192,7 @@ def test_no_pattern_takes_long() -> None:
 
 # Operators
 
-FACTS: conditions.Facts = {
+FACTS: conditions.Told = {
     "g:username": ("TestUser1",),
     "g:sourceip": ("10.1.2.3",),
     "g:currenttime": ("2024-05-01T12:00:00+00:00",),

@@ -155,3 +155,6 @@ def test_logins(store: Store) -> None:
         assert logins.get_logins(tx, "c2") == Logins("c2", last=5, succeeded=5)
         assert logins.get_logins(tx, "c3") is not None, "it still refuses"
         assert logins.get_logins(tx, "c4") is None
+    with store.write() as tx:
+        logins.delete_logins(tx, "c2")
+        assert logins.get_logins(tx, "c2") is None

@@ -11,7 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
-from hsmd.store import SealBroken, Store, aliases, grants, identity, keys, tags
+from hsmd.store import (
+    SealBroken,
+    Store,
+    Tx,
+    access_keys,
+    agencies,
+    aliases,
+    certificates,
+    grants,
+    groups,
+    identity,
+    keys,
+    limits,
+    policies,
+    revocations,
+    settings,
+    tags,
+)
 from hsmd.store.schema import METADATA, Blob
 from hsmd.store.seals import Sealed, Value, canonical
 from tests.stores import behind_its_back, is_sqlite, make_key, make_version, seal
@@ -19,9 +36,10 @@ from tests.stores import behind_its_back, is_sqlite, make_key, make_version, sea
 values = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.binary())
 contents = st.dictionaries(st.text(), values)
 
+MODULES = (identity, groups, settings, limits, access_keys, certificates, agencies, revocations)
 SEALED: dict[str, Sealed[Any]] = {
     each.table.name: each
-    for module in (identity, keys, aliases, tags, grants)
+    for module in (*MODULES, policies, keys, aliases, tags, grants)
     for each in vars(module).values()
     if isinstance(each, Sealed)
 }
@@ -100,9 +118,7 @@ def filled(store: Store) -> Store:
             user = identity.User(f"u{number}", "d1", f"user {number}", f"hash {number}", enabled=True)
             identity.insert_user(tx, user)
             identity.insert_role(tx, identity.RoleAssignment(f"u{number}", "p1", "KMS Administrator"))
-            access_key = identity.AccessKey(f"a{number}", "u1", b"%d" % number, "rk", enabled=True, created=1)
-            identity.insert_access_key(tx, access_key)
-            identity.insert_binding(tx, identity.CertificateBinding(f"CN:{number}", "u1", "p1"))
+            _fill_identity(tx, number)
             key = make_key(number)
             keys.insert_key(tx, key, make_version(key))
             aliases.insert_alias(tx, aliases.Alias("p1", f"other {number}", "d1", key.id, number, number))
@@ -123,6 +139,26 @@ def filled(store: Store) -> Store:
     return store
 
 
+def _fill_identity(tx: Tx, number: int) -> None:
+    """What belongs to domains, projects and users."""
+    access_key = access_keys.AccessKey(f"a{number}", "u1", b"%d" % number, "rk", enabled=True, created=1)
+    access_keys.insert_access_key(tx, access_key)
+    certificates.insert_binding(tx, certificates.CertificateBinding(f"CN:{number}", "u1", "p1"))
+    certificates.insert_pattern(tx, certificates.CertificatePattern(f"CN:{number}-*", "u1", "p1"))
+    agency = agencies.Agency(f"ag{number}", "d1", f"agency {number}", "d2", "d 2", "text", "24", number)
+    agencies.insert_agency(tx, agency)
+    revocations.put_revocation(tx, revocations.Revocation(f"t{number}", number), now=0)
+    groups.insert_group(tx, groups.Group(f"g{number}", "d1", f"group {number}", "text", number))
+    groups.add_member(tx, groups.Membership(f"g{number}", "u1"))
+    settings.put_setting(tx, "d1", f"setting {number}", "{}")
+    limits.put_limit(tx, limits.ProjectLimit("p1", f"limit {number}", number))
+    policy = policies.Policy(
+        f"po{number}", "d1", "custom", f"policy {number}", "text", "also", "XA", "{}", number, number
+    )
+    policies.insert_policy(tx, policy)
+    policies.assign(tx, policies.Assignment("user", "u1", "project", "p1", f"role {number}"))
+
+
 def rows(store: Store, sealed: Sealed[Any]) -> list[Any]:
     with store.read() as tx:
         return sealed.many(tx, sealed.where().order_by(*sealed.table.primary_key))
@@ -135,7 +171,7 @@ def identifier(table: Table, record: Any) -> str:
 def changed(value: Any, column: Any) -> list[Any]:
     """Other values of the same type, and NULL where the table lets it."""
     if value is None:
-        return [b"new"] if isinstance(column.type, Blob) else [7]
+        return [b"new"] if isinstance(column.type, Blob) else ["new" if column.type.python_type is str else 7]
     nothing = [None] if column.nullable else []
     if isinstance(value, bool):
         return [int(not value), 2, *nothing]
@@ -171,7 +207,7 @@ def test_any_change_of_any_column_is_refused(filled: Store, store_url: str, name
             behind_its_back(store_url, f"UPDATE {name} SET {field.name} = ? WHERE {where}", stored, *moved)
             assert rows(filled, sealed)[0] == first
             tried += 1
-    assert tried >= 2 * len(fields(first))
+    assert tried >= sum(1 if getattr(first, field.name) is None else 2 for field in fields(first))
 
 
 @pytest.mark.parametrize("name", SEALED)

@@ -203,7 +203,7 @@ def test_what_ends_a_users_tokens(many: Stand) -> None:
         bob = person(client)
         token = login(many, bob)
 
-        def change(**fields: object) -> None:
+        def change(**fields: Any) -> None:
             wanted = users_pb2.UpdateUserRequest.User(**fields)
             client.users.UpdateUser(users_pb2.UpdateUserRequest(user_id=bob.id, user=wanted))
 

@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import huaweicloudsdkiam.v3 as iam
+import huaweicloudsdkkms.v2 as kms
 import pytest
+from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
 from hsmd.client import ApiError, Client
+from hsmd.domain import builtin
 from hsmd.pb.v1 import groups_pb2, identity_pb2, users_pb2
+from tests.backstage import backstage
 from tests.calls import record, refusal, refused
 from tests.people import PASSWORD, Person, ask_token, iam_client, login, name, person
 from tests.stand import Answer, Stand, Tenant, elsewhere, standing
@@ -348,6 +352,24 @@ def test_nobody_locks_the_domain_out(stand: Stand, client: Client) -> None:
     assert change(client, stand.dev.user_id, description="first").enabled
 
 
+def test_no_other_administrator_removes_who_the_domain_was_made_for(stand: Stand, client: Client) -> None:
+    bob = person(client)
+    wanted = groups_pb2.CreateGroupRequest.Group(name=name("group"))
+    group = client.groups.CreateGroup(groups_pb2.CreateGroupRequest(group=wanted)).group
+    client.groups.AddUserToGroup(groups_pb2.AddUserToGroupRequest(group_id=group.id, user_id=bob.id))
+    role = builtin.SECURITY_ADMINISTRATOR.id
+    path = f"/v3/domains/{stand.dev.domain_id}/groups/{group.id}/roles/{role}"
+    assert stand.rest("PUT", path, token=domain_token(stand)).status == 204
+    token, owner = login(stand, bob), f"/v3/users/{stand.dev.user_id}"
+    shown = stand.rest("GET", owner, token=token)
+    assert shown.json["user"]["is_domain_owner"] is True
+    refused(stand.rest("DELETE", owner, token=token), "IAM.0104")
+    refused(stand.rest("PATCH", owner, {"user": {"enabled": False}}, token=token), "IAM.0104")
+    refused(stand.rest("DELETE", f"/v3/users/{bob.id}", token=token), "IAM.0104")
+    client.groups.DeleteGroup(groups_pb2.DeleteGroupRequest(group_id=group.id))
+    refused(stand.rest("GET", owner, token=token), "IAM.0003")
+
+
 # Passwords
 
 
@@ -468,13 +490,39 @@ def test_removing_counts_on_every_worker(stand: Stand, client: Client, ann: Pers
         client.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=ann.id))
 
 
-def test_a_removed_users_certificate_is_nobodys(stand: Stand, client: Client) -> None:
-    """`hsmd init` binds the certificate of a tenant's first user; another administrator removes that one."""
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+def test_access_keys_end_with_their_user(
+    stand: Stand, client: Client, admin: iam.IamClient, ann: Person, how: str
+) -> None:
+    option = iam.CreateCredentialOption(user_id=ann.id)
+    body = iam.CreatePermanentAccessKeyRequestBody(credential=option)
+    made = admin.create_permanent_access_key(iam.CreatePermanentAccessKeyRequest(body=body)).credential
+    backstage(stand, "role", ann.id, stand.dev.project_id, "KMS Administrator")
+    tenant = Tenant(ann.domain_id, stand.dev.project_id, ann.id, made.access, made.secret)
+    sdk = stand.sdk(tenant)
+    for _ in range(4):
+        assert sdk.list_keys(kms.ListKeysRequest(body=kms.ListKeysRequestBody())).status_code == 200
+    if how == "disabled":
+        change(client, ann.id, enabled=False)
+    else:
+        client.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=ann.id))
+    for _ in range(8):  # on every worker
+        with pytest.raises(ClientRequestException) as caught:
+            sdk.list_keys(kms.ListKeysRequest(body=kms.ListKeysRequestBody()))
+        assert caught.value.status_code == 401
+
+
+def test_a_disabled_users_certificate_is_nobodys(stand: Stand) -> None:
+    """`hsmd init` binds a certificate to the first user of a domain, which only its operator can lock out."""
     tenant = stand.add_tenant("leaver")
     with stand.client(tenant) as own:
         own.identity.ListDomains(identity_pb2.ListDomainsRequest())
-        with refusal("IAM.0104"):
-            own.users.DeleteUser(users_pb2.DeleteUserRequest(user_id=tenant.user_id))
+        backstage(stand, "user", tenant.user_id, json.dumps({"enabled": False}))
+        for _ in range(4):
+            with refusal("APIGW.0301"):
+                own.identity.ListDomains(identity_pb2.ListDomainsRequest())
+        backstage(stand, "user", tenant.user_id, json.dumps({"enabled": True}))
+        own.identity.ListDomains(identity_pb2.ListDomainsRequest())
 
 
 # What stays

@@ -74,7 +74,7 @@ def show_security_compliance(
     call: Call, request: pb.ShowSecurityComplianceRequest
 ) -> pb.ShowSecurityComplianceResponse:
     """IAM: GET .../config/security_compliance."""
-    policy = domain_settings.show_security_compliance(call, request.domain_id)
+    policy = domain_settings.show_password_policy(call, request.domain_id)
     compliance = pb.ShowSecurityComplianceResponse.Compliance(**_compliance(policy))
     config = pb.ShowSecurityComplianceResponse.Config(security_compliance=compliance)
     return pb.ShowSecurityComplianceResponse(config=config)
@@ -84,7 +84,7 @@ def show_security_compliance_by_option(
     call: Call, request: pb.ShowSecurityComplianceByOptionRequest
 ) -> pb.ShowSecurityComplianceByOptionResponse:
     """IAM: GET .../config/security_compliance/{option}."""
-    found = _compliance(domain_settings.show_security_compliance(call, request.domain_id))
+    found = _compliance(domain_settings.show_password_policy(call, request.domain_id))
     if request.option not in found:
         raise Error(IAM_NOT_FOUND, kind="option", id=request.option)
     only = {request.option: found[request.option]}

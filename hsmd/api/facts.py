@@ -5,10 +5,10 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from hsmd.domain.conditions import Facts, fact_name, is_key
+from hsmd.domain.conditions import Told, fact_name, is_key
 from hsmd.pb.options.v1 import options_pb2
 
-Tell = Callable[[Any], Facts]
+Tell = Callable[[Any], Told]
 
 # The stubs of protobuf and of generated code disagree on the type of extensions.
 _FIELD: Any = options_pb2.field
@@ -19,7 +19,7 @@ def facts_of(descriptor: Descriptor) -> Tell:
     """What the message type's fields say, by condition key. Raises ValueError for a key that can't be one."""
     told = [_told(field) for field in descriptor.fields if field.GetOptions().Extensions[_FIELD].condition]
 
-    def tell(message: Any) -> Facts:
+    def tell(message: Any) -> Told:
         facts: dict[str, tuple[str, ...]] = {}
         for name, read in told:
             facts[name] = facts.get(name, ()) + read(message)

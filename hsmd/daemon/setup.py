@@ -109,9 +109,13 @@ def _first_identity(
     access_key = "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(20))
     secret_key = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
     wrapped = token.wrap_value(ACCESS_KEY, secret_key.encode(), token.find(ROOT_KEY_LABEL))
-    rows.insert_domain(tx, Domain(domain_id, domain))
+    now = now_millis()
+    rows.insert_domain(tx, Domain(domain_id, domain, enabled=True, owner_id=user_id, created=now))
     rows.insert_project(tx, Project(project_id, domain_id, project))
-    rows.insert_user(tx, User(user_id, domain_id, user, passwords.hash_password(password), enabled=True))
+    hashed = passwords.hash_password(password)
+    rows.insert_user(
+        tx, User(user_id, domain_id, user, hashed, enabled=True, created=now, password_changed=now)
+    )
     for role in roles:
         rows.insert_role(tx, RoleAssignment(user_id, project_id, role))
     for given in administrator:

@@ -14,14 +14,13 @@ but not past a policy that denies it.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import reduce
 from typing import TypeVar
 
 from hsmd.caller import Caller
-from hsmd.domain import entitlements
-from hsmd.domain.conditions import Facts
+from hsmd.domain import entitlements, facts
 from hsmd.domain.core import Call, refusal
+from hsmd.domain.facts import CallFacts
 from hsmd.domain.permissions import Answer, narrowed
 from hsmd.errors import (
     KEY_DISABLED,
@@ -86,46 +85,11 @@ def _asked(call: Call, keyed: bool, resource: str) -> list[Answer]:
     return [each.plain or each.with_key(facts_of(call), resource) for each in call.rules]
 
 
-def facts_of(call: Call) -> Facts:
-    """What conditions may be on before a key is known: who and where, from where, when, and the request."""
+def facts_of(call: Call) -> CallFacts:
+    """What conditions may be on before a key is known, made once a call."""
     if call.facts is None:
-        caller = call.caller
-        known = {
-            "g:userid": caller.user_id,
-            "g:username": caller.user_name,
-            "g:domainid": caller.domain_id,
-            "g:domainname": entitlements.domain_name(call.core, caller.domain_id),
-            "g:projectid": caller.project_id,
-            "g:projectname": entitlements.project_name(call.core, caller.project_id),
-            "g:principaltype": principal_type(is_agency=caller.is_agency),
-            "g:sourceip": caller.source,
-            "g:currenttime": moment(call.core.clock()),
-            "g:mfapresent": "false",  # nobody is asked for a second factor
-            "hsmd:identitykind": caller.kind,
-        }
-        call.facts = {name: (value,) for name, value in known.items() if value} | dict(call.asked())
+        call.facts = facts.of_call(call)
     return call.facts
-
-
-def principal_type(*, is_agency: bool) -> str:
-    """How conditions call those who act."""
-    return "AssumedAgency" if is_agency else "User"
-
-
-def moment(millis: int) -> str:
-    """A time (ms since 1970 UTC) as conditions have it: ISO 8601."""
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat()
-
-
-def facts_of_key(row: Key, tagged: Iterable[tuple[str, str]] = ()) -> Facts:
-    """What conditions may be on of a key, and of its tags (name and value)."""
-    return {
-        "kms:keyspec": (row.spec,),
-        "kms:keyusage": (row.usage,),
-        "kms:keyorigin": (row.origin,),
-        "g:enterpriseprojectid": (row.enterprise_project_id,),
-        **{f"g:resourcetag/{name}": (value,) for name, value in tagged},
-    }
 
 
 def urn(region: str, domain_id: str, key_id: str) -> str:
@@ -322,9 +286,9 @@ def _answers(call: Call, row: Key, tx: Tx | None) -> list[Answer]:
     if all(each.plain for each in call.rules):
         return [each.plain or Answer.SILENT for each in call.rules]
     tagged = _tags(call, row, tx) if any(each.tagged for each in call.rules) else ()
-    facts = {**facts_of(call), **facts_of_key(row, tagged)}
+    known = facts_of(call).beside(facts.of_key(row, tagged))
     here = urn(call.core.region, row.domain_id, row.id)
-    return [each.with_key(facts, here) for each in call.rules]
+    return [each.with_key(known, here) for each in call.rules]
 
 
 def _tags(call: Call, row: Key, tx: Tx | None) -> list[tuple[str, str]]:

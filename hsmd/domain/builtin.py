@@ -104,7 +104,7 @@ ROLES: tuple[Role, ...] = (
         "CSMS ReadOnlyAccess",
         "CSMS",
         ON_PROJECTS,
-        "Look at secrets, without their values.",
+        "Look at secrets and their values.",
         ("csms:*:list*", "csms:*:get*"),
     ),
     Role(
@@ -154,7 +154,7 @@ ROLES: tuple[Role, ...] = (
         "BASE",
         ON_DOMAINS,
         "Act as agencies of domains that trust this one.",
-        ("iam:agencies:assume", "iam:tokens:assume"),
+        ("iam:agencies:assume",),
     ),
     OPERATOR,
 )

@@ -13,12 +13,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
 from hsmd.domain import wildcards
 
-Facts = Mapping[str, tuple[str, ...]]
-"""What is known of a call: values by condition key, spelled as `fact_name` spells it."""
+
+class Facts(Protocol):
+    """What is known of a call: values by condition key, spelled as `fact_name` spells it; a dict is one."""
+
+    def get(self, name: str, default: tuple[str, ...], /) -> tuple[str, ...] | None:
+        """The values of that name, the default where there is nothing of it."""
+
+
+Told = Mapping[str, tuple[str, ...]]
+"""Facts that are all known beforehand."""
 
 _Test = Callable[[str], bool]  # does this value of the fact fit?
 _Maker = Callable[[str], _Test]  # from a value in the policy; raises ValueError
@@ -42,27 +51,23 @@ def is_key(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One operator on one key, with its alternatives compiled.
+    """One operator on one key, with its alternatives compiled; `fact` is what the key asks for.
 
     `quantifier` is one of `ANY`, `ALL`, `PLAIN`; `negated` turns the answer of each test around.
     """
 
     operator: str
     key: str
+    fact: str
     values: tuple[str, ...]
     tests: tuple[_Test, ...]
     quantifier: str
     negated: bool
     if_exists: bool
 
-    @property
-    def fact(self) -> str:
-        """The fact that it asks for."""
-        return fact_name(self.key)
-
     def holds(self, facts: Facts) -> bool:
         """Whether the call is as the condition says."""
-        found = facts.get(self.fact, ())
+        found = facts.get(self.fact, ()) or ()
         if not found and self.if_exists:
             return True
         if self.quantifier == ALL:
@@ -84,17 +89,13 @@ class _Absent:
 
     operator: str
     key: str
+    fact: str
     values: tuple[str, ...]
     absent: bool
 
-    @property
-    def fact(self) -> str:
-        """The fact that it asks for."""
-        return fact_name(self.key)
-
     def holds(self, facts: Facts) -> bool:
         """Whether the call is as the condition says."""
-        return (not any(facts.get(self.fact, ()))) == self.absent
+        return (not any(facts.get(self.fact, ()) or ())) == self.absent
 
     def __str__(self) -> str:
         return f"{self.operator} {self.key} {', '.join(self.values)}"
@@ -110,13 +111,15 @@ def compiled(operator_name: str, key: str, values: tuple[str, ...]) -> AnyCondit
     if operator_name in _NULLS:
         if values not in (("true",), ("false",)):
             raise ValueError('["true"] or ["false"] is due')
-        return _Absent(operator_name, key, values, (values == ("true",)) == _NULLS[operator_name])
+        return _Absent(
+            operator_name, key, fact_name(key), values, (values == ("true",)) == _NULLS[operator_name]
+        )
     quantifier, base, if_exists = _parts(operator_name)
     if base not in _OPERATORS:
         raise ValueError(f"{operator_name!r} is no operator of conditions")
     make, negated = _OPERATORS[base]
     tests = tuple(make(value) for value in values)
-    return Condition(operator_name, key, values, tests, quantifier, negated, if_exists)
+    return Condition(operator_name, key, fact_name(key), values, tests, quantifier, negated, if_exists)
 
 
 def _parts(name: str) -> tuple[str, str, bool]:
@@ -179,14 +182,20 @@ def _network(value: str) -> _Test:
         raise ValueError(f"{value!r} is no address range like 10.0.0.0/8") from error
 
     def inside(fact: str) -> bool:
-        try:
-            address = ipaddress.ip_address(fact)
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return (mapped or address) in network
+        address = _address(fact)
+        return address is not None and address in network
 
     return inside
+
+
+@lru_cache(maxsize=4096)  # one that calls calls again
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address; an IPv4 one also where it came mapped into IPv6. None for what is none."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _compared(read: Callable[[str], Any], compare: Callable[[Any, Any], bool]) -> _Maker:

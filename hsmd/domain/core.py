@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
-from hsmd.domain.conditions import Facts
+from hsmd.domain.conditions import Told
 from hsmd.domain.lines import Line
 from hsmd.domain.permissions import Rules
 from hsmd.domain.rates import Buckets
@@ -20,6 +20,7 @@ from hsmd.keyring import Keyring
 from hsmd.store import Store, Tx, aliases, keys
 
 if TYPE_CHECKING:
+    from hsmd.domain.facts import CallFacts
     from hsmd.domain.identity import Identity  # which needs what stands here
 
 Row = TypeVar("Row")
@@ -189,7 +190,7 @@ def _nobody() -> "Identity":
     raise Error(IDENTITY_REFUSED, reason="nothing shows who calls")
 
 
-def _no_facts() -> Facts:
+def _no_facts() -> Told:
     return {}
 
 
@@ -230,8 +231,8 @@ class Call:
     depends: bool = False
     settled: bool = False
     rules: tuple[Rules, ...] = ()
-    asked: Callable[[], Facts] = _no_facts
-    facts: Facts | None = None
+    asked: Callable[[], Told] = _no_facts
+    facts: "CallFacts | None" = None
     identify: "Callable[[], Identity]" = _nobody
     moment: int = field(init=False)
 

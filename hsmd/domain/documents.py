@@ -33,6 +33,11 @@ _OF_RESOURCE = frozenset(("kms:keyspec", "kms:keyusage", "kms:keyorigin", "g:ent
 _TAG = "g:resourcetag/"
 
 
+def parts_of(resource: str) -> tuple[str, ...]:
+    """The parts of a resource's name, () for ""."""
+    return tuple(resource.split(":", _PARTS - 1)) if resource else ()
+
+
 class DocumentError(Exception):
     """The document is not valid: where, and what would be right."""
 
@@ -62,12 +67,9 @@ class Statement:
         """Whether the action, in small letters, is one of its."""
         return any(matches(action) for matches in self.actions)
 
-    def covers(self, resource: str) -> bool:
-        """Whether the resource is one of its; "" (what has no name yet) is covered by "*" only."""
-        if not self.resources:
-            return True
-        parts = resource.split(":", _PARTS - 1)
-        return any(
+    def covers(self, parts: tuple[str, ...]) -> bool:
+        """Whether the resource of these parts is one of its; no parts (nothing with a name): by "*" only."""
+        return not self.resources or any(
             len(parts) == len(each) and all(matches(part) for matches, part in zip(each, parts, strict=True))
             for each in self.resources
         )

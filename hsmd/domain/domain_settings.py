@@ -75,7 +75,7 @@ def login_policy(core: Core, domain_id: str) -> LoginPolicy:
 
 
 def show_password_policy(call: Call, domain_id: str) -> PasswordPolicy:
-    """IAM: GET /v3.0/OS-SECURITYPOLICY/domains/{domain_id}/password-policy."""
+    """IAM: GET .../password-policy, .../config/security_compliance."""
     _own(call, domain_id)
     return password_policy(call.core, domain_id)
 
@@ -128,11 +128,6 @@ def update_api_acl(call: Call, domain_id: str, acl: ApiAcl) -> ApiAcl:
     with call.change() as tx:
         rows.put_setting(tx, domain_id, rows.API_ACL, json.dumps(document))
     return acl if acl.netmasks or acl.ranges else EVERYWHERE
-
-
-def show_security_compliance(call: Call, domain_id: str) -> PasswordPolicy:
-    """What passwords must be like, for all users of the domain. IAM: GET .../config/security_compliance."""
-    return show_password_policy(call, domain_id)
 
 
 def _own(call: Call, domain_id: str) -> None:

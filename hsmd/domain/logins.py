@@ -67,10 +67,15 @@ def check_right(user: User | None, password: str) -> User:
 
 def check_valid(call: Call, user: User) -> None:
     """Raises Error for one whose password was right: PASSWORD_EXPIRED, or USER_IDLE after too long away."""
-    now = call.core.clock()
+    check_not_idle(call, user)
     end = expiry(call, user)
-    if end is not None and end <= now:
+    if end is not None and end <= call.core.clock():
         raise Error(PASSWORD_EXPIRED, reason="it has expired; choose another one, by this one")
+
+
+def check_not_idle(call: Call, user: User) -> None:
+    """Raises Error(USER_IDLE) for one who showed no password for longer than its domain allows."""
+    now = call.core.clock()
     days = domain_settings.login_policy(call.core, user.domain_id).account_validity_period
     if not days:
         return
@@ -100,6 +105,11 @@ def unlock(tx: Tx, user: User) -> None:
     known = logins.get_logins(tx, subject(user))
     if known is not None:
         logins.put_logins(tx, replace(known, failures=0, until=0))
+
+
+def forget(tx: Tx, user: User) -> None:
+    """Drop what is known of the user's logins."""
+    logins.delete_logins(tx, subject(user))
 
 
 def _note(call: Call, name: str, policy: LoginPolicy) -> None:

@@ -10,7 +10,7 @@ from enum import Enum
 
 from hsmd.domain import documents
 from hsmd.domain.conditions import Facts
-from hsmd.domain.documents import Statement
+from hsmd.domain.documents import Statement, parts_of
 
 
 class Answer(Enum):
@@ -54,10 +54,9 @@ class _Rule:
     held: Held
     statement: Statement
 
-    def applies(self, facts: Facts, resource: str) -> bool:
-        return self.statement.covers(resource) and all(
-            each.holds(facts) for each in self.statement.conditions
-        )
+    def applies(self, facts: Facts, parts: tuple[str, ...]) -> bool:
+        statement = self.statement
+        return statement.covers(parts) and all(each.holds(facts) for each in statement.conditions)
 
 
 class Rules:
@@ -100,16 +99,17 @@ class Rules:
         """The answer for a key: its URN and what is known of it and the call; "" for no key at all."""
         if self.plain is not None:
             return self.plain
-        if any(each.applies(facts, resource) for each in self._denies):
+        parts = parts_of(resource)
+        if any(each.applies(facts, parts) for each in self._denies):
             return Answer.DENIED
-        if any(each.applies(facts, resource) for each in self._allows):
+        if any(each.applies(facts, parts) for each in self._allows):
             return Answer.ALLOWED
         return Answer.SILENT
 
     def explain(self, facts: Facts, resource: str) -> Iterator[Reason]:
         """What each statement did, denies first."""
         for rule in (*self._denies, *self._allows):
-            failed = "" if rule.statement.covers(resource) else "Resource"
+            failed = "" if rule.statement.covers(parts_of(resource)) else "Resource"
             for condition in rule.statement.conditions:
                 failed = failed or ("" if condition.holds(facts) else str(condition))
             yield Reason(rule.held, rule.statement, not failed, failed)
@@ -165,4 +165,4 @@ def _is_plain(rule: _Rule) -> bool:
 
 
 def _any_applies(rules: list[_Rule], facts: Facts, *, late: bool) -> bool:
-    return any(each.applies(facts, "") for each in rules if each.statement.late == late)
+    return any(each.applies(facts, ()) for each in rules if each.statement.late == late)

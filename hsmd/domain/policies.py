@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hsmd.domain import access, builtin, documents, entitlements
-from hsmd.domain.conditions import Facts, fact_name, is_key
+from hsmd.domain.conditions import Told, fact_name, is_key
 from hsmd.domain.core import Call, in_domain
 from hsmd.domain.documents import DocumentError
+from hsmd.domain.facts import moment, of_key, principal_type
 from hsmd.domain.permissions import Answer, Permissions, Reason
 from hsmd.errors import IAM_EXISTS, IAM_INPUT_INVALID, IAM_NOT_FOUND, IAM_QUOTA_EXCEEDED, Error
 from hsmd.store import Tx, agencies, keys, tags
@@ -189,7 +190,7 @@ def _check_free(tx: Tx, policy: Policy) -> None:
         raise Error(IAM_EXISTS, kind="policy")
 
 
-def _asked_of(call: Call, tx: Tx, question: Question) -> tuple[Permissions, Facts]:
+def _asked_of(call: Call, tx: Tx, question: Question) -> tuple[Permissions, Told]:
     """What counts for whom the question is about, and what is known of it."""
     own = call.caller.domain_id
     if bool(question.user_id) == bool(question.agency_id):
@@ -208,8 +209,8 @@ def _asked_of(call: Call, tx: Tx, question: Question) -> tuple[Permissions, Fact
         "g:domainname": entitlements.domain_name(call.core, own),
         "g:projectid": project.id if project else "",
         "g:projectname": project.name if project else "",
-        "g:principaltype": access.principal_type(is_agency=kind == rows.AGENCY),
-        "g:currenttime": access.moment(call.core.clock()),
+        "g:principaltype": principal_type(is_agency=kind == rows.AGENCY),
+        "g:currenttime": moment(call.core.clock()),
         "g:mfapresent": "false",
     }
     return Permissions(held), {key: (value,) for key, value in known.items() if value}
@@ -237,7 +238,7 @@ def _project(tx: Tx, domain_id: str, reference: str) -> Project | None:
     raise Error(IAM_NOT_FOUND, kind="project", id=reference)
 
 
-def _resource(call: Call, tx: Tx, text: str) -> tuple[str, Facts]:
+def _resource(call: Call, tx: Tx, text: str) -> tuple[str, Told]:
     """The URN, and what is known of a key of the domain that it names."""
     match = _URN.fullmatch(text)
     key_id = match[3] if match else text
@@ -246,13 +247,13 @@ def _resource(call: Call, tx: Tx, text: str) -> tuple[str, Facts]:
         raise Error(IAM_INPUT_INVALID, name="resource", reason=reason)
     region, domain_id = (match[1], match[2]) if match else (call.core.region, call.caller.domain_id)
     row = keys.get_key(tx, key_id)
-    facts: Facts = {}
+    facts: Told = {}
     if row is not None and row.domain_id == call.caller.domain_id:
-        facts = access.facts_of_key(row, [(tag.name, tag.value) for tag in tags.tags_of(tx, row.id)])
+        facts = of_key(row, [(tag.name, tag.value) for tag in tags.tags_of(tx, row.id)])
     return access.urn(region, domain_id, key_id), facts
 
 
-def _given_facts(given: Mapping[str, Sequence[str]]) -> Facts:
+def _given_facts(given: Mapping[str, Sequence[str]]) -> Told:
     for key in given:
         if not is_key(key):
             raise Error(IAM_INPUT_INVALID, name="context", reason=f"{key!r} is no condition key")

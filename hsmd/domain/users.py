@@ -188,14 +188,15 @@ def delete(call: Call, user_id: str) -> None:
         user = existing(call, tx, user_id)
         _check_dispensable(call, tx, user, "deleted")
         policies.forget_subject(tx, policies.USER, user.id)
+        logins.forget(tx, user)
         rows.delete_user(tx, user.id)
 
 
 def change_password(call: Call, user_id: str, original: str, password: str) -> None:
     """A user's own choice of another password, by the one before, also when that has expired.
 
-    Raises Error(TOKEN_REQUEST_REFUSED) for a wrong user or password, guarded as a login is, and
-    Error(PASSWORD_REFUSED) for one that the rules refuse. IAM: POST /v3/users/{user_id}/password.
+    Raises Error(TOKEN_REQUEST_REFUSED) for a wrong user or password, guarded as a login is, Error(USER_IDLE),
+    and Error(PASSWORD_REFUSED) for one that the rules refuse. IAM: POST /v3/users/{user_id}/password.
     """
     with call.read() as tx:
         known = rows.get_user(tx, user_id)
@@ -203,6 +204,7 @@ def change_password(call: Call, user_id: str, original: str, password: str) -> N
     home = known.domain_id if known else ""
     with logins.guarded(call, known, home, ("user id", user_id)):
         user = logins.check_right(known, original)
+        logins.check_not_idle(call, user)
         with call.read() as tx:
             domain = rows.get_domain(tx, user.domain_id)
         if domain is None or not domain.is_enabled:

@@ -24,6 +24,7 @@ _COLUMNS = ("claim", "since", "last", "failures", "until", "succeeded")
 _one = select(*(LOGINS.c[name] for name in _COLUMNS)).where(LOGINS.c.claim == bindparam("wanted"))
 _insert = insert(LOGINS)
 _update = update(LOGINS).where(LOGINS.c.claim == bindparam("wanted"))
+_delete = delete(LOGINS).where(LOGINS.c.claim == bindparam("wanted"))
 _forget = delete(LOGINS).where(
     and_(
         LOGINS.c.succeeded.is_(None),
@@ -47,6 +48,11 @@ def put_logins(tx: Tx, logins: Logins) -> None:
     else:
         del values["claim"]
         tx.connection.execute(_update, {**values, "wanted": logins.claim})
+
+
+def delete_logins(tx: Tx, claim: str) -> None:
+    """Drop what is known of the claim."""
+    tx.connection.execute(_delete, {"wanted": claim})
 
 
 def forget_failures(tx: Tx, before: int) -> None:

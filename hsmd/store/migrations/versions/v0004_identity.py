@@ -1,5 +1,7 @@
 """Groups, policies, agencies, settings of domains and limits of projects. As it was when it was released."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -36,7 +38,7 @@ def _millis(*names: str) -> list[sa.Column[int]]:
 
 
 def _people() -> None:
-    for table, columns in {
+    added: dict[str, tuple[sa.Column[Any], ...]] = {
         "domains": (
             sa.Column("description", sa.Text),
             sa.Column("enabled", sa.SmallInteger),
@@ -56,7 +58,8 @@ def _people() -> None:
             sa.Column("password_history", sa.Text),
             sa.Column("tokens_not_before", sa.BigInteger),
         ),
-    }.items():
+    }
+    for table, columns in added.items():
         for column in columns:
             op.add_column(table, column)
     op.create_table(
