@@ -28,7 +28,7 @@ from hsmd import config
 from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
 from hsmd.daemon import keystores, warden, wiring
-from hsmd.domain import access_keys, bearers, builtin, import_tokens
+from hsmd.domain import access_keys, bearers, builtin, import_tokens, kept
 from hsmd.domain import logins as passwords_shown
 from hsmd.domain.bearers import Bearer
 from hsmd.domain.core import Call, Core
@@ -36,7 +36,7 @@ from hsmd.store import groups, identity, keys, logins, policies, rotation
 from hsmd.store import settings as domain_settings
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
-from tests.stand import Stand
+from tests.stand import Stand, eventually
 
 
 def backstage(stand: Stand, *words: str) -> str:
@@ -86,9 +86,15 @@ def _alter(tx: Tx, key_id: str, fields: str) -> None:
 
 
 def _abandoned(core: Core, settings: config.Settings, days: str, cluster: str) -> None:
+    """Rounds until nothing is left: what has no object is believed to have none after a reconnection only."""
     keystores.connect(core)
-    try:
+
+    def cleared() -> bool:
         _another_day(warden.jobs_of_keystore(cluster)[1], core, settings, days)
+        return not kept.abandoned(Call(core, Caller("system"), lambda: None), cluster)
+
+    try:
+        eventually(cleared)
     finally:
         keystores.close(core)
 

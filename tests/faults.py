@@ -7,16 +7,23 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests import opencryptoki
+from tests.softhsm import OPENCRYPTOKI
 from tests.stand import Stand, children_of, eventually
 
 
 @contextmanager
 def frozen_token(stand: Stand) -> Iterator[None]:
-    """The token hangs: SoftHSM2 waits, inside the module, for a lock on its objects' files.
+    """The token hangs: its module waits, inside, for a lock on its objects' files.
 
     Whatever uses a token object hangs (unwrapping a key, sealing or checking a row); what needs nothing but
     loaded keys does not.
     """
+    if OPENCRYPTOKI:
+        with opencryptoki.lock_file(stand.settings["HSMD__HSM__TOKEN"]).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
     paths = list((stand.dev.data / "token").rglob("*.object"))
     assert len(paths) > 3  # the token's own, and three keys
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
 """Soft tokens of opencryptoki for tests, inside the Debian forky root that scripts/test_opencryptoki makes.
 
 opencryptoki has one daemon and one list of slots a system, so there are as many tokens as slots in its
-configuration: each test takes the next one. Run as a program, before pkcsslotd starts, this module writes
+configuration: who needs one takes the next. Run as a program, before pkcsslotd starts, this module writes
 that configuration, and empties the tokens of an earlier run.
 """
 
@@ -12,29 +12,47 @@ import subprocess
 from pathlib import Path
 
 MODULE = Path("/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0")
-SLOTS = 96
+SLOTS = 500  # hsmd's tests take about 200; the module knows 1024 at most
 _CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
 _DATA = Path("/var/lib/opencryptoki")
 _TAKEN = Path("/run/opencryptoki-slots-taken")
+_LOCKS = Path("/run/lock/opencryptoki")
 _GROUP = "pkcs11"
 _FIRST_SO_PIN = "87654321"  # as opencryptoki ships it
 
 
 def make_token(label: str) -> tuple[str, str, str]:
     """Initialise the next slot's token; its URI, PIN and SO PIN."""
-    slot = _next_slot()
+    slot = next_slot()
     so_pin, pin = secrets.token_hex(4), secrets.token_hex(4)  # no longer than 8
-    pkcsconf = ("pkcsconf", "-c", str(slot))
+    initialise(slot, label, so_pin, pin)
+    return uri(slot, label), pin, so_pin
+
+
+def uri(slot: int, label: str) -> str:
+    """Where hsmd finds the slot's token."""
+    return f"pkcs11:token={label};slot-id={slot}?module-path={MODULE}"
+
+
+def initialise(slot: int, label: str, so_pin: str, pin: str = "") -> None:
+    """Give the slot's token its label and PINs; without `pin` it is left without a user PIN."""
     for arguments, said in (
         (("-I", "-S", _FIRST_SO_PIN), f"{label}\n"),
         (("-P", "-S", _FIRST_SO_PIN, "-n", so_pin), ""),
-        (("-u", "-S", so_pin, "-n", pin), ""),
+        *([(("-u", "-S", so_pin, "-n", pin), "")] if pin else []),
     ):
-        subprocess.run([*pkcsconf, *arguments], input=said, text=True, check=True, capture_output=True)
-    return f"pkcs11:token={label};slot-id={slot}?module-path={MODULE}", pin, so_pin
+        command = ["pkcsconf", "-c", str(slot), *arguments]
+        subprocess.run(command, input=said, text=True, check=True, capture_output=True)
 
 
-def _next_slot() -> int:
+def lock_file(address: str) -> Path:
+    """What the module locks, by flock, whenever it touches an object that persists in the token."""
+    slot = address.partition("slot-id=")[2].partition("?")[0]
+    return _LOCKS / f"t{slot}" / f"LCK..t{slot}"
+
+
+def next_slot() -> int:
+    """A slot that nobody else gets."""
     with _TAKEN.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         slot = file.seek(0, 2)
@@ -54,7 +72,7 @@ def _prepare() -> None:
             folder.mkdir()
             shutil.chown(folder, group=_GROUP)
             folder.chmod(0o770)
-        (locks := Path("/run/lock/opencryptoki") / f"t{slot}").mkdir(parents=True)
+        (locks := _LOCKS / f"t{slot}").mkdir(parents=True)
         for folder in (locks.parent, locks):
             shutil.chown(folder, group=_GROUP)
             folder.chmod(0o770)

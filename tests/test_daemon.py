@@ -16,6 +16,7 @@ from hsmd.pb.v1 import crypto_pb2, service_pb2
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from tests.faults import frozen_token, gone, processes, supervisor
+from tests.softhsm import MODULE
 from tests.stand import Stand, children_of, eventually, standing
 
 _GRACE = 60.0
@@ -204,7 +205,7 @@ def test_what_the_processes_show_of_themselves(stand_of_two: Stand) -> None:
     children = processes(stand)
     maps = Path(f"/proc/{supervisor(stand)}/maps").read_text()
     assert "_pkcs11" in maps  # python-pkcs11 itself may be there, as the module may not
-    for foreign in ("cygrpc", "libsofthsm2"):
+    for foreign in ("cygrpc", MODULE.name):
         assert foreign not in maps
         assert any(foreign in Path(f"/proc/{pid}/maps").read_text() for pid in children)
     for pid in (supervisor(stand), *children):

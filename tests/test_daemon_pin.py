@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import absent_token, processes
-from tests.softhsm import MODULE
+from tests.softhsm import MODULE, needs_folder
 from tests.stand import Stand
 
 _SPY = Path("/usr/lib/x86_64-linux-gnu/pkcs11-spy.so")  # passes calls on to the module, and writes them down
@@ -25,6 +25,7 @@ def spied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Stand, Path]
     return stand, calls
 
 
+@needs_folder
 def test_a_wrong_pin_is_tried_once_when_the_token_comes_late(
     spied: tuple[Stand, Path], tmp_path: Path
 ) -> None:

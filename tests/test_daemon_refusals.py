@@ -1,7 +1,6 @@
 """What a daemon can't start with: each ends it with 78 (EX_CONFIG) and says why, without a traceback."""
 
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from hsmd.daemon.certificates import Authority
 from hsmd.daemon.development import Development, prepare
-from tests.softhsm import DevToken, make_token
+from tests.softhsm import DevToken, make_token, pinless_token
 from tests.stand import free_port, standing
 
 _HSMD = Path(sys.executable).with_name("hsmd")
@@ -68,11 +67,20 @@ def private(path: Path, text: str, mode: int = 0o600) -> Path:
     return path
 
 
-def foreign_token(folder: Path) -> tuple[DevToken, dict[str, object]]:
+def foreign_token(folder: Path) -> dict[str, object]:
     """Another token with the configured label, and the settings that lead to it."""
     made = make_token(folder, "hsmd")
     pin = private(folder / "pin", made.pin)
-    return made, {"HSMD__HSM__PIN_FILE": pin, "HSMD__HSM__SOFTHSM_CONF": made.conf}
+    return settings_of(made, pin)
+
+
+def settings_of(made: DevToken, pin: Path) -> dict[str, object]:
+    """Settings that lead to another token."""
+    return {
+        "HSMD__HSM__TOKEN": made.uri,
+        "HSMD__HSM__PIN_FILE": pin,
+        "HSMD__HSM__SOFTHSM_CONF": made.conf,
+    }
 
 
 def logs_in(dev: Development) -> bool:
@@ -147,16 +155,8 @@ def test_wrong_pins_do_not_lock_the_token(dev: Development, tmp_path: Path) -> N
 
 
 def test_a_token_without_user_pin(dev: Development, tmp_path: Path) -> None:
-    made, settings = foreign_token(tmp_path)
-    (token,) = (tmp_path / "tokens").iterdir()
-    shutil.rmtree(token)
-    program = (
-        "import ctypes, os, pkcs11; p = ctypes.CDLL(os.environ['MODULE']); p.C_Initialize(None);"
-        "n = ctypes.c_ulong(8); s = (ctypes.c_ulong * 8)(); p.C_GetSlotList(1, s, ctypes.byref(n));"
-        "assert p.C_InitToken(s[n.value - 1], b'12345678', 8, b'hsmd'.ljust(32)) == 0; p.C_Finalize(None)"
-    )
-    environment = {**made.environment, "MODULE": "/usr/lib/softhsm/libsofthsm2.so"}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    made = pinless_token(tmp_path, "hsmd")
+    settings = settings_of(made, private(tmp_path / "pin", made.pin))
     assert "the token has no user PIN yet" in refusal(dev, settings)
 
 
@@ -195,7 +195,7 @@ def test_a_lock_file_that_can_not_be_made(dev: Development, tmp_path: Path) -> N
 
 
 def test_a_token_without_our_keys_leaves_the_store_alone(dev: Development, tmp_path: Path) -> None:
-    _, settings = foreign_token(tmp_path)
+    settings = foreign_token(tmp_path)
     before = content(store_of(dev))
     said = refusal(dev, settings)
     assert "the token lacks hsmd-credential, hsmd-root-1, hsmd-sealing: a wrong token, or" in said

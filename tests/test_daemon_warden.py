@@ -10,6 +10,7 @@ import pytest
 
 from tests.backstage import backstage
 from tests.faults import absent_token, change_rows, frozen_token, processes, rows, store_file
+from tests.softhsm import needs_folder
 from tests.stand import Stand, eventually, standing
 
 _KEYS = 90
@@ -79,6 +80,7 @@ def test_a_module_that_hangs_within_a_change_does_not_keep_the_store_locked(doom
     assert "Traceback" not in stand.log()
 
 
+@needs_folder
 def test_a_token_that_is_away_is_told_once(doomed: Stand) -> None:
     stand = doomed
     before = wardens(stand)

@@ -139,7 +139,7 @@ class TestRefusals:
             (b'{"key_id": 1, "key_id": 2}', "KMS.0202", "twice"),
             (b"[]", "KMS.0202", "object"),
             (b'"\xff"', "KMS.0202", "UTF-8"),
-            (b"[" * 5000, "KMS.0202", "nested"),
+            (b"[" * 5000 + b"]" * 5000, "KMS.0202", "nested"),
             (b'{"x":' + b"[" * 40 + b"]" * 40 + b"}", "KMS.0202", "nested"),
             (b'{"x":' + b"9" * 5000 + b"}", "KMS.0202", "number"),
             (b'{"x":[' + b"1," * 200_000 + b"1]}", "KMS.0202", "values"),

@@ -28,14 +28,17 @@ from hsmd.algorithms import AES_256
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
 from tests.hsm_parts import connected, eventually, opened
-from tests.softhsm import MODULE, DevToken, make_token
+from tests.softhsm import MODULE, DevToken, make_token, other_process
 
 _CLIENT = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 
-pytestmark = pytest.mark.skipif(
-    not (_CLIENT.exists() and shutil.which("p11-kit")),
-    reason="needs the Debian packages p11-kit and p11-kit-modules",
-)
+pytestmark = [
+    other_process,
+    pytest.mark.skipif(
+        not (_CLIENT.exists() and shutil.which("p11-kit")),
+        reason="needs the Debian packages p11-kit and p11-kit-modules",
+    ),
+]
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""SoftHSM2 loses sessions, login and objects under our hands: what callers see, and that it comes back.
+"""The token loses sessions, login and objects under our hands: what callers see, and that it comes back.
 
 Sessions and login are taken away past the Token, by the same module in the same process, as PKCS#11 lets
 any part of a process do. The token itself is taken away by moving SoftHSM2's folder.
@@ -21,31 +21,31 @@ from hsmd.algorithms import AES_256
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
 from tests.hsm_parts import connected, eventually, live
-from tests.softhsm import MODULE, make_token
+from tests.softhsm import MODULE, make_token, needs_folder
 
-_SOFTHSM = ctypes.CDLL(str(MODULE))  # the copy that is loaded already
+_MODULE = ctypes.CDLL(str(MODULE))  # the copy that is loaded already
 
 
 def close_all_sessions(token: Token) -> None:
-    assert _SOFTHSM.C_CloseAllSessions(ctypes.c_ulong(live(token).token.slot.slot_id)) == 0
+    assert _MODULE.C_CloseAllSessions(ctypes.c_ulong(live(token).token.slot.slot_id)) == 0
 
 
 def close_session_of_this_thread(token: Token) -> None:
     token.alive()
-    assert _SOFTHSM.C_CloseSession(ctypes.c_ulong(token._desk().session.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_CloseSession(ctypes.c_ulong(token._desk().session.handle)) == 0  # type: ignore[attr-defined]
 
 
 def close_anchor(token: Token) -> None:
-    assert _SOFTHSM.C_CloseSession(ctypes.c_ulong(live(token).anchor.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_CloseSession(ctypes.c_ulong(live(token).anchor.handle)) == 0  # type: ignore[attr-defined]
 
 
 def log_out(token: Token) -> None:
     session = live(token).open_session()
-    assert _SOFTHSM.C_Logout(ctypes.c_ulong(session.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_Logout(ctypes.c_ulong(session.handle)) == 0  # type: ignore[attr-defined]
 
 
 def finalize(token: Token) -> None:
-    assert _SOFTHSM.C_Finalize(None) == 0
+    assert _MODULE.C_Finalize(None) == 0
 
 
 def destroy_every_session_object(token: Token) -> None:
@@ -217,6 +217,7 @@ def test_threads_live_through_losses(tmp_path: Path) -> None:
         token.alive()
 
 
+@needs_folder
 def test_the_token_is_taken_away_and_put_back(tmp_path: Path) -> None:
     with connected(make_token(tmp_path)) as token:
         token.make_root_key("root")
@@ -240,6 +241,7 @@ def test_the_token_is_taken_away_and_put_back(tmp_path: Path) -> None:
         assert len(token.encrypt(key, bytes(12), b"data", b"")) == 20
 
 
+@needs_folder
 def test_a_key_first_looked_for_while_the_token_is_away(tmp_path: Path) -> None:
     made = make_token(tmp_path)
     with connected(made) as token:
@@ -255,6 +257,7 @@ def test_a_key_first_looked_for_while_the_token_is_away(tmp_path: Path) -> None:
         token.generate(AES_256, token.find("root"))
 
 
+@needs_folder
 def test_another_token_in_its_place_is_not_taken_for_it(tmp_path: Path) -> None:
     with connected(make_token(tmp_path)) as token:
         token.make_root_key("root")

@@ -43,7 +43,7 @@ from hsmd.hsm.loading import key_wrap
 from hsmd.hsm.module import Module
 from hsmd.hsm.pair_probe import probe_pairs
 from hsmd.hsm.probe import Capability
-from tests.softhsm import FORGED_BLOBS_KILL, OPENCRYPTOKI, DevToken, make_token
+from tests.softhsm import OPENCRYPTOKI, DevToken, make_token, no_forgeries
 
 PAIRS = [row for row in KEY_SPECS.values() if row.asymmetric]
 SIGNING = [
@@ -308,7 +308,7 @@ def test_a_wrapped_pair_is_disclosed(token: Token, root: Handle, name: str) -> N
     assert objects(token) == before
 
 
-@pytest.mark.skipif(FORGED_BLOBS_KILL, reason="such blobs overrun a buffer of opencryptoki")
+@no_forgeries
 def test_a_changed_pair_is_not_disclosed(token: Token, root: Handle) -> None:
     row = KEY_SPECS["EC_P256"]
     wrapped = token.generate_pair(row, root).wrapped
@@ -319,7 +319,7 @@ def test_a_changed_pair_is_not_disclosed(token: Token, root: Handle) -> None:
     assert objects(token) == before
 
 
-@pytest.mark.skipif(FORGED_BLOBS_KILL, reason="such blobs overrun a buffer of opencryptoki")
+@no_forgeries
 def test_changed_private_blobs_are_refused(
     token: Token, root: Handle, loaded: Callable[[KeyAlgorithm], Loaded]
 ) -> None:

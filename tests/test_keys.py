@@ -105,7 +105,6 @@ def test_every_parameter_of_create_key_is_taken(rest: Operation) -> None:
         "enterprise_project_id": project,
         "sequence": sequence(),
         "keystore_id": "0",
-        "vm_id": "an extra that DEW knows and hsmd does not",
     }
     made = rest("create-key", body)
     assert made.status == 200

@@ -25,7 +25,7 @@ from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from tests import wrapping
 from tests.faults import absent_token, frozen_token, processes
 from tests.load import Load, encrypts, is_serving
-from tests.softhsm import MODULE
+from tests.softhsm import MODULE, needs_folder, other_process
 from tests.stand import Stand, eventually, standing
 
 _SOFT = {
@@ -75,6 +75,7 @@ def test_a_token_that_hangs_under_load(tmp_path: Path) -> None:
         assert "unexpected" not in soft.log()
 
 
+@needs_folder
 def test_a_token_that_is_taken_away_and_returned(soft: Stand) -> None:
     with soft.client() as client:
         keys = [client.create_key(f"key-{number}") for number in range(4)]
@@ -91,6 +92,7 @@ def test_a_token_that_is_taken_away_and_returned(soft: Stand) -> None:
     assert processes(soft) == before
 
 
+@needs_folder
 def test_imports_while_the_token_is_away(soft: Stand, tmp_path: Path) -> None:
     """Its keys are loaded for one call each: what is gone is found anew, nothing told but KMS.0104."""
     with soft.client() as client:
@@ -129,6 +131,7 @@ def answers(client: Client) -> bool:
         return False
 
 
+@needs_folder
 def test_a_daemon_that_starts_without_its_token(tmp_path: Path) -> None:
     stand = Stand(tmp_path, _SOFT)
     try:
@@ -225,6 +228,7 @@ def seals(client: Client, number: int) -> bool:
     return len(first) == 16 and first != second and client.describe_key(alias).key_id != ""
 
 
+@other_process
 @needs_p11_kit
 def test_a_process_of_the_token_that_stops(remote: tuple[Stand, Remote]) -> None:
     stand, server = remote
@@ -248,6 +252,7 @@ def test_a_process_of_the_token_that_stops(remote: tuple[Stand, Remote]) -> None
     assert processes(stand) == before
 
 
+@other_process
 @needs_p11_kit
 def test_a_process_of_the_token_that_dies(remote: tuple[Stand, Remote]) -> None:
     stand, server = remote

@@ -41,7 +41,6 @@ from hsmd.domain.publickeys import verifies
 from hsmd.pb.v1 import agreement_pb2, imports_pb2
 from tests.calls import fresh, refusal
 from tests.planted import plant
-from tests.softhsm import FORGED_BLOBS_KILL
 from tests.specs import Keys
 from tests.stand import Stand
 from tests.vectors import cases
@@ -317,7 +316,6 @@ def _xor(one: bytes, other: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.skipif(FORGED_BLOBS_KILL, reason="this token may not survive forged blobs")
 def test_mistakes_of_key_wrap(client: Client) -> None:
     private, temporary = ec.generate_private_key(ec.SECP384R1()), os.urandom(32)
     pkcs8 = _pkcs8(private)

@@ -1,6 +1,7 @@
 """Material as users wrap it for an import: private keys, and what the openssl command makes of them."""
 
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,12 @@ def oaep(folder: Path, public: bytes, data: bytes, options: tuple[str, ...] = (*
 
 
 def kwp(key: bytes, data: bytes) -> bytes:
-    """AES-KWP by openssl."""
+    """AES-KWP by openssl, which since 3.6 reads what it wraps from files only."""
     cipher = f"-id-aes{8 * len(key)}-wrap-pad"
-    return openssl("enc", cipher, "-iv", "A65959A6", "-K", key.hex(), given=data)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return openssl("enc", cipher, "-iv", "A65959A6", "-K", key.hex(), "-in", file.name)
 
 
 def parameters(client: Client, key: str) -> pb.GetParametersForImportResponse:

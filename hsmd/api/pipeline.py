@@ -172,12 +172,16 @@ class Pipeline:
             call.caller.request_id,
             in_domain=in_domain(method.action),
         )
+        if method.for_peers is not (who.kind == "peer"):
+            raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
         limits.admit_project(call)
 
 
 def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity:
     """Who calls, from where it may."""
     who = peer.identify(call, method, request)
+    if method.open and who.kind == "peer":
+        raise Error(IDENTITY_REFUSED, reason="a peer region is nobody who could ask for this")
     for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
         sources.check(call, domain)
     return who

@@ -145,10 +145,13 @@ def _settle(call: Call, keystore: Keystore, key_id: str) -> None:
     with call.read() as tx:
         if rows.get_draft(tx, key_id) is None:
             return
-        made = key_rows.get_key(tx, key_id) is not None
-    if not made:
-        with _at(call, keystore) as token:
-            token.destroy_kept(_label(key_id))
+    # Looked at once more as a writer: a commit whose answer was lost with the database has ended by then.
+    with call.core.store.write() as tx:
+        if rows.get_draft(tx, key_id) is None or key_rows.get_key(tx, key_id) is not None:
+            rows.delete_draft(tx, key_id)
+            return
+    with _at(call, keystore) as token:
+        token.destroy_kept(_label(key_id))
     with call.core.store.write() as tx:
         rows.delete_draft(tx, key_id)
 

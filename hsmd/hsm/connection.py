@@ -134,8 +134,12 @@ def _find(slots: list[Slot], address: Address) -> Token:
     tokens = [token for token in map(_token_in, slots) if token]
     matching = [token for token in tokens if _agrees(token, address, TOKEN_FIELDS)]
     if len(matching) > 1:
-        serials = ", ".join(_text(token.serial) for token in matching)
-        raise TokenRefused(f"{address} means {len(matching)} tokens; add a serial: {serials}")
+        serials = [_text(token.serial) for token in matching]
+        if all(serials):
+            hint = f"a serial: {', '.join(serials)}"
+        else:  # opencryptoki's soft tokens have none
+            hint = f"a slot-id: {', '.join(str(token.slot.slot_id) for token in matching)}"
+        raise TokenRefused(f"{address} means {len(matching)} tokens; add {hint}")
     if matching:
         return matching[0]
     namesakes = [token for token in tokens if address.token and token.label == address.token]

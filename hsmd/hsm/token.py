@@ -28,6 +28,7 @@ from hsmd.hsm.refusal import Refusal
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
+_MADE_CHECK_BYTES = 3  # as many as CKA_CHECK_VALUE has
 
 
 def _nothing(*_: object) -> None:
@@ -177,10 +178,16 @@ class Token(KeptWork):
             return sorted(label for _, label in persisting(desk.session))
 
     def check_value(self, handle: Handle) -> str:
-        """The key check value (CKA_CHECK_VALUE) in hexadecimal; "" when the token keeps none."""
+        """The check value of a root key in hexadecimal: CKA_CHECK_VALUE.
+
+        Where the token keeps none, the first bytes of 32 zeros wrapped by the key.
+        """
         with self._call(handle) as desk:
             module = desk.connection.module
             value = module.read(desk.session, desk.object, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
+            if not value:
+                zeros = module.create(desk.session, templates.trial("aes", bytes(32)))
+                value = wrapped_up(desk, desk.object, zeros)[:_MADE_CHECK_BYTES]
             return value.hex()
 
     # Session objects
