@@ -16,15 +16,19 @@ from hsmd.store import (
     Store,
     Tx,
     access_keys,
+    access_points,
     agencies,
     aliases,
     certificates,
     grants,
     groups,
     identity,
+    key_policies,
     keys,
+    keystores,
     limits,
     policies,
+    replicas,
     revocations,
     settings,
     tags,
@@ -37,9 +41,10 @@ values = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.binary
 contents = st.dictionaries(st.text(), values)
 
 MODULES = (identity, groups, settings, limits, access_keys, certificates, agencies, revocations)
+AFTER_KEYS = (keystores, replicas, access_points, key_policies)
 SEALED: dict[str, Sealed[Any]] = {
     each.table.name: each
-    for module in (*MODULES, policies, keys, aliases, tags, grants)
+    for module in (*MODULES, policies, keys, aliases, tags, grants, *AFTER_KEYS)
     for each in vars(module).values()
     if isinstance(each, Sealed)
 }
@@ -136,7 +141,27 @@ def filled(store: Store) -> Store:
                 number,
             )
             grants.insert_grant(tx, grant)
+            _fill_places(tx, number, key.id)
     return store
+
+
+def _fill_places(tx: Tx, number: int, key_id: str) -> None:
+    """Where else keys live, and what keyspaces have."""
+    keystores.insert_keystore(
+        tx,
+        keystores.Keystore(f"k{number}", "d1", f"keystore {number}", f"c{number}", enabled=True, created=1),
+    )
+    keystores.insert_draft(tx, keystores.Draft(f"draft{number}", f"k{number}", 1))
+    replicas.put_replica(tx, replicas.Replica(key_id, "west", "current", 1, 2, 1, 3))
+    created, updated, on = 1, 2, True
+    point = access_points.AccessPoint(
+        f"x{number}", "p1", "d1", "s", f"point {number}", 3, "i", "c", "text", on, "u1", created, updated
+    )
+    access_points.insert(tx, point)
+    policy = key_policies.KeyPolicy(
+        f"y{number}", "p1", "d1", "s", f"policy {number}", "{}", "text", "u1", 1, 2
+    )
+    key_policies.insert(tx, policy)
 
 
 def _fill_identity(tx: Tx, number: int) -> None:
