@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.config import ConfigError, Settings, UnixListener, load
+from hsmd.config import ConfigError, Keystore, Settings, UnixListener, load
 
 SAMPLE = Path(__file__).parent.parent / "conf" / "hsmd.toml"
 _OPTION = re.compile(r"^#(\[?[a-z_]+(\]$| = ))")
@@ -70,6 +70,42 @@ def test_sample_shows_every_option_of_a_unix_listener() -> None:
     (listener,) = tree["grpc"]["unix"]
     assert set(listener) == {each.name for each in dataclasses.fields(UnixListener)}
     assert listener["mode"] == UnixListener("p", "u", "p").mode
+
+
+def test_sample_shows_every_option_of_a_keystore() -> None:
+    text = SAMPLE.read_text(encoding="utf-8")
+    example = text[text.index("#   [[keystores]]") :].split("\n\n")[0]
+    tree = tomllib.loads("\n".join(line.removeprefix("#") for line in example.splitlines()))
+    (keystore,) = tree["keystores"]
+    assert set(keystore) == {each.name for each in dataclasses.fields(Keystore)}
+
+
+_KEYSTORE = "[[keystores]]\ncluster_id = 'a'\ntoken = 'pkcs11:token=a?module-path=/x'\n"
+
+
+def test_keystores(tmp_path: Path) -> None:
+    (one,) = load(written(tmp_path, f"{_KEYSTORE}pin_file = '/p'\ndomains = ['{'0' * 32}']"), {}).keystores
+    assert (one.cluster_id, one.pin_file, one.domains) == ("a", Path("/p"), ("0" * 32,))
+    (one,) = load(written(tmp_path, _KEYSTORE), {}).keystores
+    assert (one.pin_file, one.domains) == (None, ())  # nobody may make one on it
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (_KEYSTORE + _KEYSTORE, "keystores[1].cluster_id"),
+        (_KEYSTORE.replace("'a'", "''"), "keystores[0].cluster_id"),
+        (_KEYSTORE.replace("'a'", "'a/b'"), "keystores[0].cluster_id"),
+        (_KEYSTORE.replace("'a'", f"'{'a' * 37}'"), "keystores[0].cluster_id"),
+        (_KEYSTORE + "domains = ['all']", "keystores[0].domains"),
+        (_KEYSTORE + "domains = 'all'", "keystores[0].domains"),
+        (_KEYSTORE + "softhsm_conf = '/x'", "keystores[0].softhsm_conf"),
+        ("[[keystores]]\ncluster_id = 'a'", "keystores[0].token"),
+    ],
+)
+def test_keystores_that_are_none(tmp_path: Path, text: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)}: "):
+        load(written(tmp_path, text), {})
 
 
 def test_no_file_means_the_defaults() -> None:

@@ -16,6 +16,7 @@ from hsmd.hsm import AddressError, Token, TokenRefused, parse_address
 from hsmd.store import keystores as rows
 
 _START_SECONDS = 5.0  # a start waits so long for these tokens, which then go on connecting
+_PAUSE_SECONDS = 0.2
 _HELD_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
@@ -33,13 +34,13 @@ def backings(settings: Settings, pin: Pin) -> Mapping[str, Backing]:
 
 def connect(core: Core) -> None:
     """Connect and watch all of them at once; those that take long come later."""
+    end = time.monotonic() + _START_SECONDS
     threads = [
-        threading.Thread(target=_connect, args=(each.token,), daemon=True, name="keystore-connect")
+        threading.Thread(target=_connect, args=(each.token, end), daemon=True, name="keystore-connect")
         for each in core.keystores.values()
     ]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + _START_SECONDS
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))
 
@@ -75,15 +76,21 @@ def _token(settings: Settings, index: int, pin: Pin) -> Token:
         lock_file=hsm.lock_file.with_name(f"{hsm.lock_file.name}.{configured.cluster_id}"),
         softhsm_conf=hsm.softhsm_conf,
         deadline_seconds=hsm.deadline_seconds,
+        oaep_fallback=hsm.oaep_fallback,
         refusal=pin.refusal,
         name=f"keystore cluster {configured.cluster_id}",
         apart=True,
     )
 
 
-def _connect(token: Token) -> None:
-    try:
-        token.connect()
-    except (Error, TokenRefused) as error:
-        log.warning("keystores: %s", error)
-    token.watch()
+def _connect(token: Token, end: float) -> None:
+    while True:
+        try:
+            token.connect()
+        except (Error, TokenRefused) as error:
+            # SoftHSM2 stumbles while other processes log into its other tokens: that passes.
+            if error.__cause__ is not None and time.monotonic() < end:
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            log.warning("keystores: %s", error)
+        return token.watch()
