@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -187,6 +188,9 @@ OPERATIONS: dict[str, Operation] = _all()
 # Over REST
 
 
+_IDLE_SECONDS = 2.0  # less than the gateway waits for the next request before it hangs up
+
+
 class Wire:
     """One connection to the gateway, kept open, for tests of thousands of calls."""
 
@@ -195,6 +199,7 @@ class Wire:
     ) -> None:
         self._token = stand.token() if token is None else token
         self._project = project or stand.dev.project_id
+        self._used = time.monotonic()
         context = ssl.create_default_context(cafile=str(stand.dev.ca))
         self._connection = http.client.HTTPSConnection(
             stand.dev.rest.removeprefix("https://"), timeout=60, context=context, source_address=(source, 0)
@@ -207,16 +212,20 @@ class Wire:
         return self.send(operation.verb, operation.path(self._project, fields), body)
 
     def send(self, verb: str, path: str, body: bytes | None) -> Answer:
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            self._connection.close()  # the next request opens it again
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["X-Auth-Token"] = self._token
         try:
             self._connection.request(verb, path, body, headers)
             response = self._connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            answer = Answer(response.status, response.headers, response.read())
+            self._used = time.monotonic()
         except (http.client.HTTPException, ConnectionError):
             self._connection.close()
             raise
+        return answer
 
 
 # A right call of each

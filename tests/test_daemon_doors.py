@@ -37,7 +37,7 @@ def socketed(tmp_path: Path) -> Iterator[tuple[Stand, Path]]:
     stand = Stand(tmp_path)
     with tempfile.TemporaryDirectory() as folder:  # a socket's path may not be long
         ids = f'user_id = "{stand.dev.user_id}", project_id = "{stand.dev.project_id}"'
-        stand.settings = {
+        stand.settings |= {
             "HSMD__GRPC__WORKERS": "2",
             "HSMD__GRPC__UNIX": f'[{{path = "{folder}/w-{{worker}}.sock", {ids}, mode = "0660"}},'
             f' {{path = "{folder}/one.sock", {ids}}}]',
