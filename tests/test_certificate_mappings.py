@@ -67,7 +67,14 @@ class Certificates:
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+            .subject_name(
+                x509.Name(
+                    [
+                        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example"),
+                        x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+                    ]
+                )
+            )
             .issuer_name(self.ca.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -131,6 +138,7 @@ def test_patterns(stand: Stand, client: Client, issue: Certificates, ann: Person
         f"CN:{mark}-*": (f"{mark}-7", ()),
         f"DNS:*.{mark}.example": ("any", (x509.DNSName(f"web.{mark}.example"),)),
         f"URI:spiffe://{mark}.example/ns/*/sa/*": ("any", (spiffe,)),
+        f"SUBJECT:CN={mark}*-web,O=Example": (f"{mark}-7-web", ()),
         f"EMAIL:*@{mark}.example": ("any", (x509.RFC822Name(f"bob@{mark}.example"),)),
     }
     for pattern, (common, names) in cases.items():
@@ -185,6 +193,7 @@ def test_a_mapping_ends_with_its_user(stand: Stand, client: Client, issue: Certi
         ("DNS:a-*.example.org", "DNS:a-1.Example.ORG"),
         ("URI:spiffe://e/*/web", "URI:spiffe://e/x_1/web"),
         ("EMAIL:*@example.org", "EMAIL:bob@example.org"),
+        ("SUBJECT:CN=*,OU=payments,O=Example", "SUBJECT:CN=web-1,OU=payments,O=Example"),
     ],
 )
 def test_what_fits(pattern: str, name: str) -> None:
@@ -215,6 +224,10 @@ def test_what_fits(pattern: str, name: str) -> None:
         ("URI:spiffe://e/*", "URI:spiffe://e/a%2Fb"),
         ("URI:spiffe://e/*", "URI:spiffe://E/a"),
         ("EMAIL:*@example.org", "EMAIL:a@b@example.org"),
+        ("SUBJECT:CN=*,O=Example", "SUBJECT:CN=a\\,O=Example"),
+        ("SUBJECT:CN=*,O=Example", "SUBJECT:CN=a,OU=b,O=Example"),
+        ("SUBJECT:CN=*,O=Example", "SUBJECT:CN=a+OU=b,O=Example"),
+        ("SUBJECT:CN=*,O=Example", "SUBJECT:O=Example,CN=a"),
         ("EMAIL:*@example.org", "EMAIL:bob@example.org@evil.net"),
     ],
 )

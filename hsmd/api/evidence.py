@@ -6,10 +6,12 @@ configuration names as gateways; such a certificate is nobody by itself.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc
+from cryptography import x509
 from google.protobuf.message import Message
 
 from hsmd.api.methods import Method, canonical_uri
@@ -53,13 +55,24 @@ _TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "
 _OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
 
 
-def certificate_names(properties: Mapping[str, Iterable[bytes]]) -> list[str]:
-    """The verified client certificate's names, as mappings and configuration spell them."""
-    return [
+def certificate_names(properties: Mapping[str, Iterable[bytes]], certificate: bytes) -> list[str]:
+    """The names of the verified client certificate (PEM), as mappings and configuration spell them."""
+    names = [
         prefix + bytes(value).decode("utf-8", "replace")
         for prefix, key in _CERTIFICATE_NAMES
         for value in properties.get(key, ())
     ]
+    subject = _subject(certificate)
+    return [*names, f"SUBJECT:{subject}"] if subject else names
+
+
+@lru_cache(maxsize=4096)
+def _subject(certificate: bytes) -> str:
+    """The subject as RFC 4514 writes it, like "CN=web,OU=payments,O=Example"; "" for none."""
+    try:
+        return x509.load_pem_x509_certificate(certificate).subject.rfc4514_string()
+    except ValueError:  # what TLS took is not always to the liking of others; then its other names count
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +176,8 @@ def tls(
 
     def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
         properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
-        names = certificate_names(properties)
         certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
+        names = certificate_names(properties, certificate)
         if regions := frozenset(peers[name] for name in names if name in peers):
             return RegionPeer(certificate, revoked, _address(context), regions)
         if gateways.isdisjoint(names):

@@ -1,9 +1,10 @@
 """As whom a client certificate acts: exact names and patterns, for all domains, kept by the operators.
 
-An exact name ("CN:web-1", "URI:spiffe://example.org/web") counts before a pattern. A pattern is a name of
-the kinds CN, URI, DNS or EMAIL with `*` in it: at most one in each part (parts end at / in a URI, at . in a
-DNS name, at @ in an address), standing for one or more of letters, digits, - and _. A certificate that fits
-patterns of different users or projects is nobody: so is one that fits none.
+An exact name ("CN:web-1", "URI:spiffe://example.org/web") counts before a pattern. A pattern is a name of the
+kinds CN, URI, DNS, EMAIL or SUBJECT (the whole subject by RFC 4514, like "CN=web,OU=payments,O=Example") with
+`*` in it: at most one in each part (parts end at / in a URI, . in a DNS name, @ in an address, a comma in a
+subject), standing for one or more of letters, digits, - and _. A certificate that fits patterns of different
+users or projects is nobody: so is one that fits none.
 """
 
 import re
@@ -25,7 +26,7 @@ from hsmd.store import certificates as rows
 from hsmd.store import identity as people
 from hsmd.store.certificates import CertificateBinding, CertificatePattern
 
-_SEPARATORS = {"CN": "\0", "URI": "/", "DNS": ".", "EMAIL": "@"}
+_SEPARATORS = {"CN": "\0", "URI": "/", "DNS": ".", "EMAIL": "@", "SUBJECT": ","}
 _FILLING = re.compile(r"[A-Za-z0-9_-]+")
 _NAME_LENGTH = 512
 _LEAST_FIXED = 3  # characters besides the stars: a pattern for everybody is a mistake
@@ -144,7 +145,7 @@ def _get(tx: Tx, name: str) -> object:
 def _check(mapping: Mapping) -> None:
     kind, _, rest = mapping.name.partition(":")
     if kind not in _SEPARATORS or not rest or not rest.isprintable() or len(mapping.name) > _NAME_LENGTH:
-        due = f"CN:, URI:, DNS: or EMAIL: and a name, at most {_NAME_LENGTH} characters, is due"
+        due = f"CN:, URI:, DNS:, EMAIL: or SUBJECT: and a name, at most {_NAME_LENGTH} characters, is due"
         raise Error(IAM_INPUT_INVALID, name="name", reason=due)
     if not mapping.is_pattern:
         return

@@ -13,8 +13,9 @@ from hsmd.cli.ctl.users import tell
 def certificates() -> None:
     """As whom client certificates act, in all domains: for operators.
 
-    NAME is like CN:web-1, URI:spiffe://example.org/web, DNS:web.example.org or EMAIL:ann@example.org. With *
-    in it, for one or more letters, digits, - and _ of one part, it is a pattern.
+    NAME is like CN:web-1, URI:spiffe://example.org/web, DNS:web.example.org, EMAIL:ann@example.org or
+    SUBJECT:CN=web,OU=payments,O=Example. With * in it, for one or more letters, digits, - and _ of one part,
+    it is a pattern.
     """
 
 
