@@ -113,7 +113,7 @@ def messages(kind: Descriptor) -> st.SearchStrategy[Message]:
 
 
 class TestThereAndBack:
-    @pytest.mark.parametrize("kind", filter(in_body, routed_types()), ids=lambda kind: kind.full_name)
+    @pytest.mark.parametrize("kind", list(filter(in_body, routed_types())), ids=lambda kind: kind.full_name)
     def test_every_routed_type(self, kind: Descriptor) -> None:
         @settings(max_examples=25, deadline=None)
         @given(messages(kind))
