@@ -113,7 +113,9 @@ def messages(kind: Descriptor) -> st.SearchStrategy[Message]:
 
 
 class TestThereAndBack:
-    @pytest.mark.parametrize("kind", list(filter(in_body, routed_types())), ids=lambda kind: kind.full_name)
+    @pytest.mark.parametrize(
+        "kind", [each for each in routed_types() if in_body(each)], ids=lambda kind: kind.full_name
+    )
     def test_every_routed_type(self, kind: Descriptor) -> None:
         @settings(max_examples=25, deadline=None)
         @given(messages(kind))
