@@ -410,6 +410,17 @@ def test_its_keys_do_what_others_do(house: Stand, owner: Client, vault: str, spe
     assert (wrapped, label) == (b"", "")  # there is nothing of it outside its token
 
 
+@pytest.mark.parametrize("spec", OPTIONAL)
+def test_specs_that_not_every_token_has(owner: Client, vault: str, spec: str) -> None:
+    if spec not in {each.name for each in owner.status().capabilities if each.available}:
+        pytest.skip(f"the token can't do {spec}")
+    key = owner.create_key(fresh(), spec=spec, keystore_id=vault)
+    algorithm = "ED25519_SHA_512" if spec == "ED25519" else "ML_DSA"
+    signature = owner.sign(key, algorithm, b"text")
+    assert owner.verify(key, algorithm, b"text", signature)
+    assert not owner.verify(key, algorithm, b"else", signature)
+
+
 def test_what_the_token_cannot_do(owner: Client, vault: str) -> None:
     can = {each.name for each in owner.status().capabilities if each.available}
     for spec in set(OPTIONAL) - can:
