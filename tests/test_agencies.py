@@ -16,10 +16,12 @@ from hsmd.pb.v1 import assignments_pb2, identity_pb2
 from tests.calls import fresh, record, refusal, refused
 from tests.credentials import ask, domain_token, iam_by, issued, show, temporary_kms
 from tests.people import iam_client, login, name, person
+from tests.policies import made, role_of_user
 from tests.stand import Stand, Tenant, elsewhere
 from tests.test_sdk import checked
 
 ISO = "%Y-%m-%dT%H:%M:%S.%fZ"
+ASSUME = "iam:agencies:assume"
 TEMPORARY = "/v3.0/OS-CREDENTIAL/securitytokens"
 KMS_ADMINISTRATOR = builtin.BY_NAME["KMS Administrator"].id
 AGENT_OPERATOR = builtin.BY_NAME["Agent Operator"].id
@@ -336,3 +338,23 @@ def test_who_may_not_keep_them(stand: Stand, client: Client) -> None:
     refused(stand.rest("POST", "/v3.0/OS-AGENCY/agencies", {"agency": option}, token=token), "IAM.0003")
     path = f"/v3.0/OS-AGENCY/agencies?domain_id={stand.dev.domain_id}"
     refused(stand.rest("GET", path, token=token), "IAM.0003")
+
+
+def test_a_policy_may_name_agencies(
+    stand: Stand, client: Client, strange: Client, stranger: Tenant, agency: pb.Agency
+) -> None:
+    other = create(strange, stranger.domain_id)
+    ann, bob = person(client), person(client)
+    assume = {"Action": [ASSUME], "Resource": {"uri": [f"/iam/agencies/{agency.id}"]}}
+    for who, statements in (
+        (ann, [{"Effect": "Allow", **assume}]),
+        (bob, [{"Effect": "Allow", "Action": [ASSUME]}, {"Effect": "Deny", **assume}]),
+    ):
+        role = made(client, *statements, on="AX")
+        client.assignments.GrantRoleToUser(role_of_user(user_id=who.id, role_id=role.id))
+    for who, theirs, not_theirs in ((ann, agency, other), (bob, other, agency)):
+        token = login(stand, who)
+        for path in ("/v3/auth/tokens", TEMPORARY):
+            assert ask(stand, "assume_role", _role(theirs), token=token, path=path).status == 201
+            refused(ask(stand, "assume_role", _role(not_theirs), token=token, path=path), "IAM.0003")
+    refused(ask(stand, "assume_role", _role(agency, agency_name="none"), token=login(stand, ann)), "IAM.0003")

@@ -68,7 +68,7 @@ def permit(
     if own.plain is Answer.ALLOWED and not policy:
         return
     call.action = action
-    call.rules = (own, entitlements.of_session(call.core, policy).rules(action)) if policy else (own,)
+    call.rules = (own, entitlements.of_session(policy).rules(action)) if policy else (own,)
     first, *others = _asked(call, keyed, resource)
     if first is Answer.DENIED or {Answer.DENIED, Answer.SILENT}.intersection(others):
         raise refusal(action)
@@ -188,7 +188,6 @@ def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitl
     if grant is not None and grant.key_id == reference and entitled(call.caller, grant):
         row = keys.get_key(tx, reference)
         if row is not None and _lives(call, row):
-            _check_not_denied(call, row, tx)
             _check_not_denied(call, row, tx)
             call.resource, call.granted = row.id, True
             return row

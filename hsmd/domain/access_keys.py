@@ -1,7 +1,7 @@
 """Permanent access keys: two a user; the secret is shown once and then held wrapped by the root key.
 
-Users see to their own; who administers the domain's credentials, to all of its users'. Who acts as an agency
-or by a temporary access key has none of its own.
+Users see to their own; who administers the domain's credentials, to all of its users'. Who acts as an agency,
+by a temporary access key or by what another identity provider says has none of its own.
 """
 
 import logging
@@ -11,10 +11,11 @@ import string
 from dataclasses import dataclass, replace
 
 from hsmd.algorithms import ACCESS_KEY
+from hsmd.domain import operators
 from hsmd.domain.core import ROOT_KEY_LABEL, Call, Core
 from hsmd.errors import ACCESS_KEYS_EXCEEDED, IAM_NOT_FOUND, Error
 from hsmd.keyring import with_token_key
-from hsmd.store import Tx
+from hsmd.store import Tx, policies
 from hsmd.store import access_keys as rows
 from hsmd.store import identity as people
 from hsmd.store.access_keys import AccessKey
@@ -27,6 +28,8 @@ _ID_CHARACTERS = string.ascii_uppercase + string.digits
 _SECRET_CHARACTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = ACCESS_KEY.bits // 8
 _USE_MILLIS = 15 * 60_000  # how precise the time of the last use is: a row is written once in so long
+
+_PASSING = ("temporary-key", "oidc", "keystone")  # identities that a lasting key must not come from
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ def create(call: Call, user_id: str, description: str) -> tuple[AccessKey, str]:
     secret = new_secret(call.core)
     with call.change() as tx:
         _check_user(call, tx, user_id)
+        _check_changeable(call, tx, user_id)
         if len(rows.access_keys_of(tx, user_id)) >= KEYS_PER_USER:
             raise Error(ACCESS_KEYS_EXCEEDED, quota=KEYS_PER_USER)
         made = AccessKey(
@@ -116,6 +120,7 @@ def update(
     """
     with call.change() as tx:
         row = _known(call, tx, access_key)
+        _check_changeable(call, tx, row.user_id)
         if enabled is not None:
             row = replace(row, enabled=enabled)
         if description is not None:
@@ -130,7 +135,8 @@ def delete(call: Call, access_key: str) -> None:
     Raises Error(IAM_NOT_FOUND).
     """
     with call.change() as tx:
-        _known(call, tx, access_key)
+        row = _known(call, tx, access_key)
+        _check_changeable(call, tx, row.user_id)
         rows.delete_access_key(tx, access_key)
 
 
@@ -164,10 +170,16 @@ def _known(call: Call, tx: Tx, access_key: str) -> AccessKey:
     return row
 
 
+def _check_changeable(call: Call, tx: Tx, user_id: str) -> None:
+    """An operator's access keys are its own, and for operators."""
+    if not call.granted:
+        operators.check(call, tx, policies.USER, user_id)
+
+
 def _check_user(call: Call, tx: Tx, user_id: str) -> None:
     """Whose credentials these are: the caller's own, or its domain's user's. Raises Error(IAM_NOT_FOUND)."""
     caller = call.caller
-    if user_id == caller.user_id and not caller.is_agency and caller.kind != "temporary-key":
+    if user_id == caller.user_id and not caller.is_agency and caller.kind not in _PASSING:
         call.granted = True
     user = people.get_user(tx, user_id)
     if user is None or user.domain_id != caller.domain_id:

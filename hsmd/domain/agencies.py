@@ -4,7 +4,7 @@ import re
 import uuid
 from dataclasses import dataclass, replace
 
-from hsmd.domain import access
+from hsmd.domain import access, operators
 from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.domain.identity import Identity, act
 from hsmd.errors import (
@@ -109,6 +109,7 @@ def update(
     call.resource = f"agency/{agency_id}"
     with call.change() as tx:
         agency = own(call, tx, agency_id)
+        operators.check(call, tx, policies.AGENCY, agency_id)
         if trust.domain_id or trust.domain_name:
             trusted = _trusted(tx, trust)
             agency = replace(agency, trust_domain_id=trusted.id, trust_domain_name=trusted.name)
@@ -129,6 +130,7 @@ def delete(call: Call, agency_id: str) -> None:
     call.resource = f"agency/{agency_id}"
     with call.change() as tx:
         own(call, tx, agency_id)
+        operators.check(call, tx, policies.AGENCY, agency_id)
         policies.forget_subject(tx, policies.AGENCY, agency_id)
         rows.delete_agency(tx, agency_id)
 
@@ -156,8 +158,10 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
     call.caller = act(call.core, who, "", caller.source, caller.request_id, in_domain=True)
     if who.agency_id:
         raise Error(IDENTITY_REFUSED, reason="who acts as an agency can't take on another")
-    access.permit(call, ASSUME)
     agency = _trusting(call, name, domain, who)
+    access.permit(call, ASSUME, resource=f"/iam/agencies/{agency.id}" if agency else "")
+    if agency is None:
+        raise Error(AGENCY_REFUSED)
     call.resource = f"agency/{agency.id}"
     ends = [each for each in (who.ends, agency.expires) if each]
     return replace(
@@ -171,7 +175,7 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
     )
 
 
-def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency:
+def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency | None:
     with call.read() as tx:
         home = people.get_domain(tx, domain.id) if domain.id else people.get_domain_by_name(tx, domain.name)
         agency = rows.get_agency_by_name(tx, home.id, name) if home and home.is_enabled else None
@@ -180,7 +184,7 @@ def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency:
         or agency.trust_domain_id != who.user.domain_id
         or (agency.expires is not None and agency.expires <= call.core.clock())
     ):
-        raise Error(AGENCY_REFUSED)
+        return None
     return agency
 
 

@@ -1,6 +1,7 @@
 """Which roles and policies count for a caller in the project or domain that it acts in, and through what."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from hsmd.caller import Caller
 from hsmd.domain import builtin
@@ -42,10 +43,10 @@ def subject(caller: Caller) -> tuple[str, str]:
     return AGENCY if caller.is_agency else USER, caller.user_id
 
 
-def of_session(core: Core, policy: str) -> Permissions:
-    """What a session policy allows, from the cache. Raises DocumentError."""
-    held = Held("", _SESSION, policy, _SESSION)
-    return core.cache.get(policy, "session policy", lambda: Permissions([held])) or NOTHING
+@lru_cache(maxsize=512)  # anybody makes as many as one likes, and they take room
+def of_session(policy: str) -> Permissions:
+    """What a session policy allows. Raises DocumentError."""
+    return Permissions([Held("", _SESSION, policy, _SESSION)])
 
 
 def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> tuple[Held, ...]:
@@ -89,10 +90,12 @@ def projects_of(tx: Tx, kind: str, subject_id: str, domain_id: str) -> list[Proj
 
 
 def _in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permissions:
-    def load() -> Permissions:
+    def load() -> Permissions | None:
         with core.store.read() as tx:
             project = rows.get_project(tx, project_id)
-            if project is None or not project.is_enabled:
+            if project is None:
+                return None  # and nothing is kept of it: anybody can name projects that are not there
+            if not project.is_enabled:
                 return NOTHING
             return Permissions(_held(tx, kind, subject_id, project))
 

@@ -7,6 +7,7 @@ provider's, and who may what members of the groups may.
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hsmd.caller import IdentityKind
 from hsmd.config import ConfigError, IdentityRule, Settings
@@ -82,7 +83,8 @@ def _somebody(
         if rule.groups:
             return _member(call.core, kind, rule, claims, subject, name)
         user = _user(call.core, rule, claims)
-        return Identity(kind, user, _project(call.core, rule, claims, user.domain_id))
+        project = _project(call.core, rule, claims, user.domain_id)
+        return Identity(kind, user, project, ends=_end(claims))
 
 
 def _fits(rule: IdentityRule, claims: Claims) -> bool:
@@ -110,7 +112,8 @@ def _member(
     if not there:
         raise Error(IDENTITY_REFUSED, reason="the groups of the rule are unknown, or the domain is disabled")
     user = User(uuid.uuid5(_IDS, subject).hex, rule.domain_id, name[:_LONGEST_NAME], "", enabled=True)
-    return Identity(kind, user, _project(core, rule, claims, rule.domain_id), groups=there)
+    project = _project(core, rule, claims, rule.domain_id)
+    return Identity(kind, user, project, ends=_end(claims), groups=there)
 
 
 def _project(core: Core, rule: IdentityRule, claims: Claims, domain_id: str) -> str:
@@ -122,6 +125,12 @@ def _project(core: Core, rule: IdentityRule, claims: Claims, domain_id: str) -> 
     if found is None:
         raise Error(IDENTITY_REFUSED, reason="there is no project of the name that the token gives")
     return found
+
+
+def _end(claims: Claims) -> int:
+    """When the token ends, in ms since 1970: what is made from it lasts no longer."""
+    end: Any = claims["exp"]  # a number, as who verified the token has seen to
+    return int(end) * 1000
 
 
 def _text(claims: Claims, name: str) -> str:

@@ -4,7 +4,7 @@ import re
 import uuid
 from dataclasses import replace
 
-from hsmd.domain import users
+from hsmd.domain import operators, users
 from hsmd.domain.core import Call
 from hsmd.domain.users import Described
 from hsmd.errors import IAM_EXISTS, IAM_INPUT_INVALID, IAM_NOT_FOUND, IAM_QUOTA_EXCEEDED, Error
@@ -70,6 +70,7 @@ def delete(call: Call, group_id: str) -> None:
     """Remove a group with its roles; its users stay. IAM: DELETE /v3/groups/{group_id}."""
     with call.change() as tx:
         group = existing(call, tx, group_id)
+        operators.check(call, tx, policies.GROUP, group.id)
         policies.forget_subject(tx, policies.GROUP, group.id)
         rows.delete_group(tx, group.id)
 
@@ -96,7 +97,9 @@ def of_user(call: Call, user_id: str) -> list[Group]:
 def add(call: Call, group_id: str, user_id: str) -> None:
     """Put a user into a group, or leave it there. IAM: PUT /v3/groups/{group_id}/users/{user_id}."""
     with call.change() as tx:
-        rows.add_member(tx, _membership(call, tx, group_id, user_id))
+        membership = _membership(call, tx, group_id, user_id)
+        operators.check(call, tx, policies.GROUP, group_id)
+        rows.add_member(tx, membership)
 
 
 def check(call: Call, group_id: str, user_id: str) -> None:
@@ -110,6 +113,7 @@ def remove(call: Call, group_id: str, user_id: str) -> None:
     with call.change() as tx:
         membership = _membership(call, tx, group_id, user_id)
         _check_member(tx, membership)
+        operators.check(call, tx, policies.GROUP, group_id)
         rows.remove_member(tx, membership)
 
 

@@ -32,8 +32,8 @@ class Identity:
     """A user whose evidence holds. `bound_project`: the only project (tokens) or the one meant by silence.
 
     Who acts as an agency has its id and name and the domain that trusts; `session_policy` is the JSON policy
-    that narrows temporary credentials. `ends` is when a token or temporary key ends (ms since 1970 UTC, 0: it
-    was neither), `chain` are its id and those of what it was made from.
+    that narrows temporary credentials. `ends` is when what it stands on ends (a token of ours or of others, a
+    temporary key; ms since 1970 UTC, 0: it was none), `chain` are its id and those of what it was made from.
 
     With `groups` (ids) it is somebody without a user here, who may what members of those groups may.
     """
@@ -80,7 +80,7 @@ def act(
     Raises Error(PROJECT_DIFFERS, TOKEN_WITHOUT_PROJECT) for a token's other project and
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
-    bound = identity.kind in _BOUND or (identity.kind in _MAYBE_BOUND and identity.bound_project != "")
+    bound = is_bound(identity)
     if in_domain:
         return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
     if bound and project_id and project_id != identity.bound_project:
@@ -93,6 +93,11 @@ def act(
         # Said of a project that does not exist, too.
         raise Error(PROJECT_REFUSED, project=project_id if _HEX_ID.fullmatch(project_id) else "of that name")
     return _caller(identity, project_id, roles, source, request_id)
+
+
+def is_bound(identity: Identity) -> bool:
+    """Whether it is good in its `bound_project` only, or outside of projects when that is ""."""
+    return identity.kind in _BOUND or (identity.kind in _MAYBE_BOUND and identity.bound_project != "")
 
 
 def subject(identity: Identity) -> tuple[str, str]:

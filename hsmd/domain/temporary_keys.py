@@ -2,15 +2,16 @@
 
 No row is kept: all stands in the security token, the secret wrapped by the root key, and who signs sends it
 along. What is made from a token ends with it, and when it is revoked. None is made from a temporary key.
+One of an external token ends with that, and is good where that is.
 """
 
 from dataclasses import dataclass
 
-from hsmd.domain import access_keys, agencies, bearers, documents, tokens
+from hsmd.domain import access_keys, agencies, bearers, documents, sources, tokens
 from hsmd.domain.bearers import MOST_ANCESTORS, SECURITY_TOKEN, Bearer
 from hsmd.domain.core import Call
 from hsmd.domain.documents import DocumentError
-from hsmd.domain.identity import Identity, act
+from hsmd.domain.identity import Identity, act, is_bound
 from hsmd.errors import IAM_INPUT_INVALID, IDENTITY_REFUSED, TOKEN_REQUEST_INVALID, Error
 from hsmd.store.identity import Domain
 
@@ -42,8 +43,8 @@ def create(call: Call, *, token: str, seconds: int | None, policy: str = "") -> 
     """
     issued = call.core.clock()
     duration = _duration(seconds)
-    _check(policy)
     who = tokens.by_token(call, token) if token else call.identify()
+    _check(policy)  # not before: it costs more than the rest
     if who.kind == "temporary-key":
         raise Error(IDENTITY_REFUSED, reason="a temporary access key can't be made by another")
     return _issue(call, who, "", policy, issued, duration)
@@ -58,8 +59,8 @@ def create_as_agency(
     """
     issued = call.core.clock()
     duration = _duration(seconds)
-    _check(policy)
     who = agencies.assume(call, agency_name, domain, session_name)
+    _check(policy)
     return _issue(call, who, session_name, policy, issued, duration)
 
 
@@ -68,6 +69,8 @@ def _issue(
 ) -> TemporaryKey:
     if len(who.chain) > MOST_ANCESTORS:
         raise Error(TOKEN_REQUEST_INVALID, reason="too many tokens have been made one from the other")
+    for domain_id in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+        sources.check(call, domain_id)
     core = call.core
     issued = bearers.issuing(who.user, issued)
     secret = access_keys.new_secret(core)
@@ -77,7 +80,7 @@ def _issue(
         user_id=who.user.id,
         issued=issued,
         expires=min(issued + duration, who.ends) if who.ends else issued + duration,
-        project_id=who.bound_project if who.kind == "token" else "",
+        project_id=who.bound_project if is_bound(who) else "",
         agency_id=who.agency_id,
         session_name=session_name,
         session_policy=policy,

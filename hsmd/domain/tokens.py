@@ -104,7 +104,7 @@ def issue_by_password(
     issued = call.core.clock()  # before the user is looked at: a password changed since then ends this token
     home_id, known = _named_user(call, user_id, user_name, domain)
     call.resource = f"user/{known.id}" if known else _UNKNOWN_USER
-    with logins.guarded(call, known, home_id, _claim(user_id, user_name, domain)):
+    with logins.guarded(call, known, home_id, _claim(user_id, user_name, home_id, domain)):
         user = logins.check_right(known, password)
         if not _may_come(call, user):
             raise Error(TOKEN_REQUEST_REFUSED)
@@ -215,11 +215,16 @@ def _not_found() -> Error:
     return Error(IAM_NOT_FOUND, kind="token", id="the one in X-Subject-Token")
 
 
-def _claim(user_id: str, user_name: str, domain: Domain) -> tuple[str, ...]:
-    """Who is claimed to be asking, of what `_named_user` looks at only: anything else could be varied."""
+def _claim(user_id: str, user_name: str, home_id: str, domain: Domain) -> tuple[str, ...]:
+    """Who is claimed to be asking, of what `_named_user` looks at only: anything else could be varied.
+
+    A domain that is there is one, by id or name: else who is known would be locked by either, and others not.
+    """
     if user_id:
         return ("user id", user_id)
-    return (user_name, "domain id", domain.id) if domain.id else (user_name, "domain", domain.name)
+    if home_id or domain.id:
+        return (user_name, "domain id", home_id or domain.id)
+    return (user_name, "domain", domain.name)
 
 
 def _named_user(call: Call, user_id: str, user_name: str, domain: Domain) -> tuple[str, User | None]:

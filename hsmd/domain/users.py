@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from hsmd.domain import bearers, domain_settings, logins, password_rules, passwords, sources
+from hsmd.domain import bearers, domain_settings, logins, operators, password_rules, passwords, sources
 from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call
 from hsmd.errors import (
@@ -161,10 +161,10 @@ def update(call: Call, user_id: str, domain_id: str, changes: Profile) -> Descri
     check_domain(call, domain_id)
     _check(changes)
     with call.read() as tx:
-        before = existing(call, tx, user_id)
+        before = _changeable(call, tx, user_id)
     hashed = _chosen(call, before, changes) if changes.password is not None else None
     with call.change() as tx:
-        user = existing(call, tx, user_id)
+        user = _changeable(call, tx, user_id)
         if changes.enabled is False:
             _check_dispensable(call, tx, user, "disabled")
         user = _with_profile(call, tx, user, changes)
@@ -185,7 +185,7 @@ def delete(call: Call, user_id: str) -> None:
     """
     call.resource = f"user/{user_id}"
     with call.change() as tx:
-        user = existing(call, tx, user_id)
+        user = _changeable(call, tx, user_id)
         _check_dispensable(call, tx, user, "deleted")
         policies.forget_subject(tx, policies.USER, user.id)
         logins.forget(tx, user)
@@ -246,6 +246,13 @@ def existing(call: Call, tx: Tx, user_id: str) -> User:
     user = rows.get_user(tx, user_id)
     if user is None or user.domain_id != call.caller.domain_id:
         raise Error(IAM_NOT_FOUND, kind="user", id=user_id)
+    return user
+
+
+def _changeable(call: Call, tx: Tx, user_id: str) -> User:
+    """The same, if the caller may change it: an operator is for operators alone."""
+    user = existing(call, tx, user_id)
+    operators.check(call, tx, policies.USER, user.id)
     return user
 
 

@@ -1,0 +1,33 @@
+"""Keeps the daemon's own role with who has it: who administers a domain becomes no operator by way of one.
+
+Whoever may set a user's password, make its access keys, or put somebody into a group, could act as that user
+or with that group's roles. Where those are the daemon's own, only its operators may: it is about all domains.
+"""
+
+from hsmd.domain import builtin, entitlements
+from hsmd.domain.core import Call, refusal
+from hsmd.store import Tx, groups, policies
+from hsmd.store import identity as people
+from hsmd.store.policies import GROUP, USER
+
+
+def check_caller(call: Call) -> None:
+    """Raises Error(IAM_ACTION_REFUSED) for who is no operator, or has narrowed its own rights."""
+    own = entitlements.of(call.core, call.caller).held
+    if call.caller.session_policy or not any(each.operates for each in own):
+        raise refusal(call.action or "hsmd:*:*")
+
+
+def check(call: Call, tx: Tx, kind: str, subject_id: str) -> None:
+    """Raises Error(IAM_ACTION_REFUSED) when the user, group or agency operates, and the caller does not."""
+    if _operates(tx, kind, subject_id):
+        check_caller(call)
+
+
+def _operates(tx: Tx, kind: str, subject_id: str) -> bool:
+    held = policies.held_by(tx, kind, [subject_id])
+    if kind == USER:
+        held += policies.held_by(tx, GROUP, groups.groups_of(tx, subject_id))
+        if any(each.role == builtin.OPERATOR.display_name for each in people.roles_of(tx, subject_id)):
+            return True
+    return any(each.role_id == builtin.OPERATOR.id for each in held)
