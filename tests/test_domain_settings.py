@@ -313,8 +313,11 @@ def test_wrong_passwords_lock_the_account_on_every_worker(own: Stand, people: Cl
 
 def by_name(stand: Stand, user: str, password: str) -> Answer:
     given = {"name": user, "password": password, "domain": {"name": "development"}}
-    auth = {"identity": {"methods": ["password"], "password": {"user": given}}}
-    return stand.rest("POST", "/v3/auth/tokens", {"auth": auth}, source=elsewhere())
+    return stand.rest("POST", "/v3/auth/tokens", _proof(given), source=elsewhere())
+
+
+def _proof(user: dict[str, Any]) -> dict[str, Any]:
+    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
 
 
 def test_who_is_not_there_is_locked_just_so(own: Stand, people: Client) -> None:
@@ -325,6 +328,9 @@ def test_who_is_not_there_is_locked_just_so(own: Stand, people: Client) -> None:
         answers = [by_name(own, user, "wrong") for _ in range(5)]
         statuses.append([each.status for each in answers])
         assert [each.json["error"]["message"][:14] for each in answers[3:]] == ["Account locked"] * 2
+        given = {"name": user, "password": "wrong", "domain": {"id": own.dev.domain_id}}
+        by_id = own.rest("POST", "/v3/auth/tokens", _proof(given), source=elsewhere())
+        assert by_id.json["error"]["message"][:14] == "Account locked"  # however the domain is named
     assert statuses[0] == statuses[1] == [401] * 5
     other = by_name(own, nobody + "x", "wrong")
     refused(other, "IAM.0001")

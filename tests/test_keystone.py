@@ -228,7 +228,8 @@ def asked(tmp_path: Path) -> Iterator[tuple[Keystone, SmallKeystone, config.Keys
 
 def test_claims(asked: tuple[Keystone, SmallKeystone, config.Keystone]) -> None:
     one, keystone, _ = asked
-    claims = one.claims(keystone.issue(), time.time())
+    claims = dict(one.claims(keystone.issue(), time.time()))
+    assert time.time() < claims.pop("exp") < time.time() + 100_000
     assert claims == {
         "role": ["kms-admin", "member"],
         "user_id": "u" * 32,

@@ -23,7 +23,8 @@ _MOST_ASKING = 4  # calls at once, of a process
 _WAIT_SECONDS = 1.0  # for a place among them
 _AWAY_SECONDS = 2.0  # that it is not asked again after it did not answer
 _RENEW_SECONDS = 60.0  # before our own token ends
-_HTTP_OK, _HTTP_CREATED, _HTTP_UNAUTHORIZED, _HTTP_NOT_FOUND = 200, 201, 401, 404
+_HTTP_OK, _HTTP_CREATED, _HTTP_UNAUTHORIZED = 200, 201, 401
+_NO_TOKEN = (400, 404, 413, 431)  # what it may say to a text that can't be one, which anybody can send
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Keystone:
         answer = self._validate(token, self._own_token(""))
         if answer.status == _HTTP_UNAUTHORIZED:  # ours has ended before its time
             answer = self._validate(token, self._own_token(self._own[0]))
-        if answer.status == _HTTP_NOT_FOUND:
+        if answer.status in _NO_TOKEN:
             return _Token(None, 0.0)
         if answer.status != _HTTP_OK:
             raise FetchError(f"it answers {answer.status} when asked about a token")
@@ -135,7 +136,7 @@ class Keystone:
 
 
 def _read(body: bytes) -> _Token:
-    """A token's claims: ids and names of user, project and their domains, and the names of its roles."""
+    """A token's claims: ids and names of user, project and their domains, its roles' names, and its end."""
     token = json.loads(body)["token"]
     claims: dict[str, Any] = {"role": [str(each["name"]) for each in token.get("roles", [])]}
     for kind in ("user", "project"):
@@ -143,7 +144,8 @@ def _read(body: bytes) -> _Token:
             part = token[kind]
             claims |= {f"{kind}_id": str(part["id"]), f"{kind}_name": str(part["name"])}
             claims |= {f"{kind}_domain_{name}": str(part["domain"][name]) for name in ("id", "name")}
-    return _Token(claims, datetime.fromisoformat(token["expires_at"]).timestamp())
+    ends = datetime.fromisoformat(token["expires_at"]).timestamp()
+    return _Token(claims | {"exp": int(ends)}, ends)
 
 
 def _unavailable() -> Error:
