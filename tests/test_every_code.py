@@ -52,6 +52,19 @@ _ELSEWHERE = {
     "STORAGE_FAILED": "test_store_faults.py::test_a_read_only_store_refuses_and_recovers",
     "UNAVAILABLE": "test_token_away.py::test_a_token_that_hangs_under_load",
     "DEADLINE": "test_daemon_doors.py::test_calls_without_a_deadline_end_by_the_servers_own",
+    "ACCESS_KEYS_EXCEEDED": "test_access_keys.py::test_two_a_user_also_at_once",
+    "ACCOUNT_LOCKED": "test_domain_settings.py::test_wrong_passwords_lock_the_account_on_every_worker",
+    "AGENCY_REFUSED": "test_agencies.py::test_who_may_not_act_as_one",
+    "IAM_ACTION_REFUSED": "test_agencies.py::test_who_may_not_keep_them",
+    "IAM_EXISTS": "test_groups.py::test_a_name_is_taken_once",
+    "IAM_INPUT_INVALID": "test_domain_settings.py::test_rules_out_of_their_range",
+    "IAM_IN_USE": "test_projects.py::test_a_project_with_keys_stays",
+    "IAM_NOT_FOUND": "test_access_keys.py::test_another_domains_are_not_there",
+    "IAM_PROTECTED": "test_users.py::test_nobody_locks_the_domain_out",
+    "IAM_QUOTA_EXCEEDED": "test_users.py::test_the_quota",
+    "PASSWORD_EXPIRED": "test_domain_settings.py::test_an_expired_password_is_good_for_another_one_only",
+    "PASSWORD_REFUSED": "test_domain_settings.py::test_passwords_that_were_in_use",
+    "USER_IDLE": "test_domain_settings.py::test_who_was_away_too_long",
 }
 
 

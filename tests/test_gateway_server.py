@@ -121,7 +121,7 @@ class TestRefusals:
             ("GET", "/v1.0//kms/user-quotas", 404, "APIGW.0101"),
             ("GET", f"/v1.0/{PROJECT}/kms/%ff", 404, "APIGW.0101"),
             ("GET", ENCRYPT, 405, "KMS.0215"),
-            ("DELETE", "/v3/projects", 405, "KMS.0215"),
+            ("DELETE", "/v3/auth/domains", 405, "KMS.0215"),
         ],
     )
     def test_no_route(self, rest: Rest, verb: str, path: str, status: int, code: str) -> None:
