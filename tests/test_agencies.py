@@ -78,11 +78,12 @@ def test_a_token_as_an_agency(
     assert assumed["domain"] == {"id": stand.dev.domain_id, "name": "development"}
     one = record(stand, answer.headers["X-Request-Id"])
     assert (one["event"], one["result"], one["resource"]) == ("createToken", "OK", f"agency/{agency.id}")
+    assert one["assumed_by"] == stand.dev.user_id
 
     shown = stand.kms("describe-key", {"key_id": key}, token=token, project=stranger.project_id)
     assert shown.json["key_info"]["key_id"] == key
     one = record(stand, shown.headers["X-Request-Id"])
-    assert (one["user_id"], one["user"]) == (agency.id, agency.name)
+    assert (one["user_id"], one["user"], one["assumed_by"]) == (agency.id, agency.name, stand.dev.user_id)
     assert (one["domain_id"], one["project_id"]) == (stranger.domain_id, stranger.project_id)
     refused(stand.kms("list-keys", {}, token=token), "KMS.0321")  # not in its own any more
     assert show(stand, token).json["token"] == described

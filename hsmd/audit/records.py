@@ -16,7 +16,10 @@ def of_call(
     process: str,
     seconds: float,
 ) -> dict[str, object]:
-    """The record of one call or job. `result` is OK or a fault's code; nothing of the content stands here."""
+    """The record of one call or job. `result` is OK or a fault's code; nothing of the content stands here.
+
+    Of who acts as an agency, `assumed_by` is the user; others have no such member.
+    """
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": caller.request_id,
@@ -26,6 +29,7 @@ def of_call(
         "identity": caller.kind,
         "user_id": caller.user_id,
         "user": caller.user_name,
+        **({"assumed_by": caller.assumed_by} if caller.is_agency else {}),
         "domain_id": caller.domain_id,
         "project_id": caller.project_id,
         "source": caller.source,
