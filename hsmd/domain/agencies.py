@@ -156,8 +156,10 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
     call.caller = act(call.core, who, "", caller.source, caller.request_id, in_domain=True)
     if who.agency_id:
         raise Error(IDENTITY_REFUSED, reason="who acts as an agency can't take on another")
-    access.permit(call, ASSUME)
     agency = _trusting(call, name, domain, who)
+    access.permit(call, ASSUME, resource=f"/iam/agencies/{agency.id}" if agency else "")
+    if agency is None:
+        raise Error(AGENCY_REFUSED)
     call.resource = f"agency/{agency.id}"
     ends = [each for each in (who.ends, agency.expires) if each]
     return replace(
@@ -171,7 +173,8 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
     )
 
 
-def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency:
+def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency | None:
+    """The agency, if there is one of that name that trusts the user's domain, now."""
     with call.read() as tx:
         home = people.get_domain(tx, domain.id) if domain.id else people.get_domain_by_name(tx, domain.name)
         agency = rows.get_agency_by_name(tx, home.id, name) if home and home.is_enabled else None
@@ -180,7 +183,7 @@ def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency:
         or agency.trust_domain_id != who.user.domain_id
         or (agency.expires is not None and agency.expires <= call.core.clock())
     ):
-        raise Error(AGENCY_REFUSED)
+        return None
     return agency
 
 
