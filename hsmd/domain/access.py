@@ -67,7 +67,7 @@ def permit(
     if own.plain is Answer.ALLOWED and not policy:
         return
     call.action = action
-    call.rules = (own, entitlements.of_session(call.core, policy).rules(action)) if policy else (own,)
+    call.rules = (own, entitlements.of_session(policy).rules(action)) if policy else (own,)
     first, *others = _asked(call, keyed, resource)
     if first is Answer.DENIED or {Answer.DENIED, Answer.SILENT}.intersection(others):
         raise refusal(action)

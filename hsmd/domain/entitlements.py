@@ -1,6 +1,7 @@
 """Which roles and policies count for a caller in the project or domain that it acts in, and through what."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from hsmd.caller import Caller
 from hsmd.domain import builtin
@@ -42,10 +43,10 @@ def subject(caller: Caller) -> tuple[str, str]:
     return AGENCY if caller.is_agency else USER, caller.user_id
 
 
-def of_session(core: Core, policy: str) -> Permissions:
-    """What a session policy allows, from the cache. Raises DocumentError."""
-    held = Held("", _SESSION, policy, _SESSION)
-    return core.cache.get(policy, "session policy", lambda: Permissions([held])) or NOTHING
+@lru_cache(maxsize=256)  # a text says the same for ever; few, since callers may think of any number
+def of_session(policy: str) -> Permissions:
+    """What a session policy allows. Raises DocumentError."""
+    return Permissions([Held("", _SESSION, policy, _SESSION)])
 
 
 def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> tuple[Held, ...]:
