@@ -16,7 +16,8 @@ from hsmd.pb.v1 import assignments_pb2, identity_pb2
 from tests.calls import fresh, record, refusal, refused
 from tests.credentials import ask, domain_token, iam_by, issued, show, temporary_kms
 from tests.people import iam_client, login, name, person
-from tests.policies import made, role_of_user
+from tests.policies import made as policy_made
+from tests.policies import role_of_user
 from tests.stand import Stand, Tenant, elsewhere
 from tests.test_sdk import checked
 
@@ -190,6 +191,30 @@ def test_who_may_not_act_as_one(
     )
 
 
+def test_a_policy_for_some_agencies_only(
+    stand: Stand, client: Client, strange: Client, stranger: Tenant, agency: pb.Agency
+) -> None:
+    other = create(strange, stranger.domain_id)
+    give(strange, other, stranger.project_id)
+    ann = person(client)
+    statement = {
+        "Effect": "Allow",
+        "Action": ["iam:agencies:assume"],
+        "Resource": {"uri": [f"/iam/agencies/{agency.id}"]},
+    }
+    policy = policy_made(client, statement, on="AX")
+    client.assignments.GrantRoleToUser(assignments_pb2.UserRoleRequest(user_id=ann.id, role_id=policy.id))
+    token = login(stand, ann)
+    assert issued(ask(stand, "assume_role", _role(agency), token=token))
+    for path in ("/v3/auth/tokens", TEMPORARY):
+        told = refused(ask(stand, "assume_role", _role(other), token=token, path=path), "IAM.0003")
+        absent = _role(other, agency_name="none")
+        assert (
+            refused(ask(stand, "assume_role", absent, token=token, path=path), "IAM.0003").message
+            == told.message
+        )
+
+
 # Ending
 
 
@@ -351,7 +376,7 @@ def test_a_policy_may_name_agencies(
         (ann, [{"Effect": "Allow", **assume}]),
         (bob, [{"Effect": "Allow", "Action": [ASSUME]}, {"Effect": "Deny", **assume}]),
     ):
-        role = made(client, *statements, on="AX")
+        role = policy_made(client, *statements, on="AX")
         client.assignments.GrantRoleToUser(role_of_user(user_id=who.id, role_id=role.id))
     for who, theirs, not_theirs in ((ann, agency, other), (bob, other, agency)):
         token = login(stand, who)

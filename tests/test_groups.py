@@ -168,7 +168,7 @@ def test_who_has_no_role_does_nothing(stand: Stand, group: pb.Group, ann: Person
 
 
 def test_the_quota_and_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
-    settings = {"HSMD__LIMITS__GROUPS_PER_DOMAIN": "1"}
+    settings = {"HSMD__LIMITS__GROUPS_PER_DOMAIN": "2"}  # "admin" is the first
     with standing(tmp_path_factory.mktemp("groups"), settings, gateway=False) as small:
         with small.client() as client:
             group, bob = made(client), person(client)

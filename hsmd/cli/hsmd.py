@@ -79,6 +79,24 @@ def init(
     click.echo(json.dumps({**dataclasses.asdict(made), "password": password}, indent=2))
 
 
+@hsmd.command()
+@_config_option
+@click.option("--domain", required=True, help="Name of the user's domain.")
+@click.option("--user", required=True, help="Name of the user.")
+@click.option("--operator", is_flag=True, help="Let its administrators operate the daemon too: all domains.")
+def appoint(path: Path, domain: str, user: str, *, operator: bool) -> None:
+    """Let a user administer its domain: after an upgrade, or when nobody is left who may.
+
+    The user is put into the domain's group "admin". It counts for the next call; the daemon may be running.
+    """
+    from hsmd.daemon import setup, wiring  # each command loads what it needs
+
+    settings = config.load(path)
+    pin = wiring.read_pin(settings.hsm).value
+    user_id = setup.appoint(settings, pin=pin, domain=domain, user=user, operator=operator)
+    click.echo(f"{user} ({user_id}) administers {domain}{' and the daemon' if operator else ''}.")
+
+
 def main() -> None:
     """Run; a fault ends with one line on standard error: 78 for configuration and HSM, 1 for the rest."""
     from hsmd.hsm import TokenRefused  # `hsmd --version` needs no PKCS#11

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 
 from hsmd import store as stores
 from hsmd.algorithms import ACCESS_KEY
+from hsmd.audit.records import of_call
+from hsmd.caller import Caller
 from hsmd.config import ConfigError, Settings
-from hsmd.daemon.wiring import Pin, now_millis, open_store, open_token
-from hsmd.domain import builtin, passwords
+from hsmd.daemon.wiring import Pin, now_millis, open_audit, open_store, open_token
+from hsmd.domain import administrators, builtin, passwords
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
 from hsmd.hsm import Token
-from hsmd.store import Store, Tx, policies
+from hsmd.store import Store, Tx
 from hsmd.store import identity as rows
 from hsmd.store.access_keys import AccessKey, insert_access_key
 from hsmd.store.certificates import CertificateBinding, insert_binding
 from hsmd.store.identity import Domain, Project, RoleAssignment, User
-from hsmd.store.policies import Assignment
 
+_FOREIGN = "the store was sealed by another token: a wrong token, or a wrong store"
+_AUDIT_SECONDS = 5.0
 _SECRET_CHARACTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = ACCESS_KEY.bits // 8
 
@@ -65,9 +68,7 @@ def initialise(
             _make_keys(token, store)
             with store.write() as tx:
                 if rows.is_foreign(tx):
-                    raise ConfigError(
-                        "the store was sealed by another token: a wrong token, or a wrong store"
-                    )
+                    raise ConfigError(_FOREIGN)
                 if rows.get_domain_by_name(tx, domain) is not None:
                     raise ConfigError(f"the domain {domain} exists already")
                 return _first_identity(tx, token, domain, project, user, password, roles, certificate_names)
@@ -75,6 +76,48 @@ def initialise(
             store.close()
     finally:
         token.close()
+
+
+def appoint(settings: Settings, *, pin: str, domain: str, user: str, operator: bool) -> str:
+    """The user administers its domain from the next call on, and the daemon too if `operator`; its id.
+
+    For stores from before there were administrators, and for who has locked out the last one. Leaves an audit
+    record. Raises ConfigError when there is no such user, or when the store belongs to another token.
+    """
+    token = open_token(settings.hsm, Pin(pin, "given"))
+    token.connect()
+    try:
+        store = open_store(settings, token)
+        audit = open_audit(settings, "appoint")
+        try:
+            with store.write() as tx:
+                if rows.is_foreign(tx):
+                    raise ConfigError(_FOREIGN)
+                home = rows.get_domain_by_name(tx, domain)
+                found = rows.get_user_by_name(tx, home.id, user) if home else None
+                if home is None or found is None:
+                    raise ConfigError(f"there is no user {user} in a domain {domain}")
+                administrators.appoint(tx, home.id, found.id, now_millis(), operates=operator)
+                audit.append(_appointed(found.id), timeout=_AUDIT_SECONDS)
+                return found.id
+        finally:
+            audit.close()
+            store.close()
+    finally:
+        token.close()
+
+
+def _appointed(user_id: str) -> dict[str, object]:
+    return of_call(
+        Caller("system", source="local"),
+        event="appointAdministrator",
+        method="hsmd appoint",
+        result="OK",
+        resource=f"user/{user_id}",
+        key_version=0,
+        process="appoint",
+        seconds=0.0,
+    )
 
 
 def _make_keys(token: Token, store: Store) -> None:
@@ -102,9 +145,7 @@ def _first_identity(
     certificate_names: Sequence[str],
 ) -> Initialised:
     # Who made the first domain runs the daemon; who made another is a tenant and only administers that.
-    administrator = [builtin.SECURITY_ADMINISTRATOR]
-    if not rows.has_domains(tx):
-        administrator.append(builtin.OPERATOR)
+    first = not rows.has_domains(tx)
     domain_id, project_id, user_id = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
     access_key = "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(20))
     secret_key = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
@@ -118,8 +159,7 @@ def _first_identity(
     )
     for role in roles:
         rows.insert_role(tx, RoleAssignment(user_id, project_id, role))
-    for given in administrator:
-        policies.assign(tx, Assignment(policies.USER, user_id, policies.DOMAIN, domain_id, given.id))
+    administrators.appoint(tx, domain_id, user_id, now, operates=first)
     for name in certificate_names:
         insert_binding(tx, CertificateBinding(name, user_id, project_id))
     insert_access_key(

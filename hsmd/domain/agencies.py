@@ -176,6 +176,7 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
 
 
 def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency | None:
+    """The agency, if there is one of that name that trusts the user's domain, now."""
     with call.read() as tx:
         home = people.get_domain(tx, domain.id) if domain.id else people.get_domain_by_name(tx, domain.name)
         agency = rows.get_agency_by_name(tx, home.id, name) if home and home.is_enabled else None

@@ -75,7 +75,7 @@ class Statement:
         )
 
 
-@lru_cache(maxsize=1024)  # many users have the same policies
+@lru_cache(maxsize=1024)  # many users have the same policies; few, since tenants say how long they are
 def compiled(document: str) -> tuple[Statement, ...]:
     """The document's statements. Raises DocumentError."""
     if len(document) > MOST_CHARACTERS:

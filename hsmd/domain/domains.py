@@ -4,14 +4,13 @@ import re
 import uuid
 from dataclasses import dataclass, replace
 
-from hsmd.domain import builtin, projects, users
+from hsmd.domain import administrators, builtin, projects, users
 from hsmd.domain.core import Call
 from hsmd.domain.users import Profile
 from hsmd.errors import IAM_EXISTS, IAM_INPUT_INVALID, IAM_NOT_FOUND, IAM_PROTECTED, Error
-from hsmd.store import Tx, groups, policies
+from hsmd.store import Tx, groups
 from hsmd.store import identity as rows
 from hsmd.store.identity import Domain, Project, RoleAssignment, User
-from hsmd.store.policies import Assignment
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 
@@ -56,8 +55,7 @@ def create(call: Call, *, name: str, description: str, project: str, user: str, 
         rows.insert_project(tx, first)
         rows.insert_user(tx, owner)
         rows.insert_role(tx, RoleAssignment(owner.id, first.id, builtin.KMS_ADMINISTRATOR.display_name))
-        role = builtin.SECURITY_ADMINISTRATOR.id
-        policies.assign(tx, Assignment(policies.USER, owner.id, policies.DOMAIN, domain_id, role))
+        administrators.appoint(tx, domain_id, owner.id, call.core.clock())
     return Founded(domain, first, owner)
 
 

@@ -43,7 +43,7 @@ def subject(caller: Caller) -> tuple[str, str]:
     return AGENCY if caller.is_agency else USER, caller.user_id
 
 
-@lru_cache(maxsize=512)  # anybody makes as many as one likes, and they take room
+@lru_cache(maxsize=256)  # a text says the same for ever; few, since callers may think of any number
 def of_session(policy: str) -> Permissions:
     """What a session policy allows. Raises DocumentError."""
     return Permissions([Held("", _SESSION, policy, _SESSION)])
