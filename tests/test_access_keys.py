@@ -16,7 +16,7 @@ from hsmd.pb.v1 import access_keys_pb2 as pb
 from hsmd.pb.v1 import users_pb2
 from tests.backstage import backstage
 from tests.calls import record, refusal, refused
-from tests.credentials import iam_by, kms_client, signed
+from tests.credentials import ask, good, iam_by, issued, kms_client, signed, void
 from tests.people import Person, iam_client, login, person
 from tests.stand import Stand, Tenant, elsewhere, standing
 from tests.test_sdk import checked
@@ -262,3 +262,22 @@ def test_records_name_the_key_and_no_secret(stand: Stand, client: Client, ann: P
     assert not any(secret.encode() in each.read_bytes() for each in stored)
     deleted = stand.rest("DELETE", f"{PATH}/{made['access']}", token=token)
     assert (deleted.status, deleted.raw) == (204, b"")
+
+
+def test_what_was_made_by_a_key_ends_with_it(stand: Stand, client: Client, ann: Person) -> None:
+    key = create(client, ann.id)
+    proof = {"access": {"key": key.access}, "secret": {"key": key.secret}}
+    token = issued(ask(stand, "hw_ak_sk", proof))
+    again = issued(ask(stand, "token", {"id": token}))
+    assert good(stand, token)
+    assert good(stand, again)
+
+    update(client, key.access, status=pb.ACCESS_KEY_STATUS_INACTIVE)
+    assert void(stand, token)
+    assert void(stand, again)
+    update(client, key.access, status=pb.ACCESS_KEY_STATUS_ACTIVE)
+    assert good(stand, again)
+    delete(client, key.access)
+    assert void(stand, token)
+    assert void(stand, again)
+    assert good(stand, login(stand, ann))

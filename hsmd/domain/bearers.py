@@ -19,7 +19,7 @@ from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, Error
 from hsmd.keyring import with_token_key
-from hsmd.store import agencies, revocations
+from hsmd.store import Tx, access_keys, agencies, revocations
 from hsmd.store import identity as rows
 from hsmd.store.agencies import Agency
 from hsmd.store.identity import User
@@ -28,6 +28,7 @@ TOKEN, SECURITY_TOKEN = b"HTK\x02", b"HST\x01"
 MOST_ANCESTORS = 8
 
 _MAC_BYTES = 32
+_ACCESS_KEY = "access-key/"
 _CHANGE_MILLIS = 10_000
 
 
@@ -35,8 +36,9 @@ _CHANGE_MILLIS = 10_000
 class Bearer:
     """What a text says. Ids are 32 hex digits or ""; times in ms since 1970 UTC.
 
-    `ancestors`: the ids of the texts that it was made from. `access_key`, `wrapped` (hex) and `root_label`
-    are a temporary access key and its secret, wrapped by the root key of that label.
+    `ancestors`: the ids of the texts that it was made from, or `of_access_key` of the access key that was
+    shown. `access_key`, `wrapped` (hex) and `root_label` are a temporary access key and its secret, wrapped
+    by the root key of that label.
     """
 
     id: str
@@ -62,6 +64,11 @@ def sign(core: Core, magic: bytes, bearer: Bearer) -> str:
     content = {name: value for name, value in asdict(bearer).items() if value}
     signed = magic + json.dumps(content, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(signed + _mac(core, signed)).decode()
+
+
+def of_access_key(access_key: str) -> str:
+    """How an access key stands among the ancestors of what is made by it: that ends with it."""
+    return _ACCESS_KEY + access_key
 
 
 def ending(core: Core) -> int:
@@ -119,7 +126,7 @@ def _identify(core: Core, magic: bytes, bearer: Bearer) -> Identity:
     user = enabled_user(core, bearer.user_id)
     ids = (bearer.id, *bearer.ancestors)
     with core.store.read() as tx:
-        revoked = any(revocations.get_revocation(tx, each) for each in ids)
+        revoked = any(_is_over(tx, each) for each in ids)
         agency = agencies.get_agency(tx, bearer.agency_id) if bearer.agency_id else None
         home = rows.get_domain(tx, agency.domain_id) if agency else None
     if revoked or bearer.issued <= (user.tokens_not_before or 0):
@@ -139,6 +146,14 @@ def _identify(core: Core, magic: bytes, bearer: Bearer) -> Identity:
         ends=min(bearer.expires, agency.expires or bearer.expires) if agency else bearer.expires,
         chain=ids,
     )
+
+
+def _is_over(tx: Tx, ancestor: str) -> bool:
+    """Whether the text is revoked, or the access key deleted or disabled."""
+    if not ancestor.startswith(_ACCESS_KEY):
+        return revocations.get_revocation(tx, ancestor) is not None
+    row = access_keys.get_access_key(tx, ancestor.removeprefix(_ACCESS_KEY))
+    return row is None or not row.enabled
 
 
 def _name(agency: Agency | None, session: str) -> str:

@@ -128,7 +128,7 @@ def _owner(call: Call, row: AccessKey) -> Identity:
     if user.access_mode == "console":
         raise Error(IDENTITY_REFUSED, reason="the user may use the console only, and no access keys")
     access_keys.note_use(call, row.id)
-    return Identity("access-key", user)
+    return Identity("access-key", user, chain=(bearers.of_access_key(row.id),))
 
 
 def _refused() -> Error:
