@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Refusal, TokenRefused, parse_address
-from tests.hsm_parts import connected, eventually, opened
+from tests.hsm_parts import connected, eventually, live, opened
 from tests.softhsm import MODULE, OPENCRYPTOKI, DevToken, late_token, make_token
 
 
@@ -205,6 +206,23 @@ def test_a_closed_token_stays_closed(tmp_path: Path) -> None:
         with pytest.raises(Error) as closed:
             use()
         assert closed.value.fault is UNAVAILABLE
+
+
+def test_no_file_of_others_is_closed(tmp_path: Path) -> None:
+    """opencryptoki forgets that it closed a file, and would close whatever has its number then."""
+    made = make_token(tmp_path)
+    with ExitStack() as stack:
+        for _ in range(4):
+            with connected(made) as token:
+                token.alive()
+                connection = live(token)
+                connection.module.finalize()
+                files = [stack.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
+                eventually(lambda before=connection: token._link.live not in (None, before))  # type: ignore[misc]  # bound now
+                token.alive()
+            files += [stack.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
+            for each in files:
+                assert Path(f"/proc/self/fd/{each.fileno()}").readlink() == tmp_path / "file"
 
 
 def test_the_lock_file_must_be_possible(tmp_path: Path) -> None:

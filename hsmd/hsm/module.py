@@ -9,9 +9,11 @@ Past the library go:
 """
 
 import ctypes
+import fcntl
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from ctypes import POINTER, byref, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ _CKF_OS_LOCKING_OK = 2
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 _CK_UNAVAILABLE_INFORMATION = c_ulong(-1).value
 _PACKER = AttributeMapper()
+# opencryptoki 3.27 closes its lock file in C_Finalize, but keeps the number and takes it for open from then
+# on: it would lock whatever file gets that number next, and close it in its next C_Finalize. So after each
+# C_Finalize the lock file is opened again under the same number. By name of the loaded module.
+_LOCK_FILE = "/LCK..APIlock"
+_lock_files: dict[str, int] = {}
+_LOST = -1  # another thread's file got the number first
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -126,6 +134,7 @@ class Module:
             raise TokenRefused(f"the PKCS#11 module {path} can't be loaded: {error}") from error
         self.path = path
         self.pid = os.getpid()
+        self._loaded = loaded
         # The library's own function list: some modules (p11-kit's) hand out a new, separate one each
         # time they are asked. It is the first field of its base struct HasFuncList.
         places = ctypes.cast(c_void_p.from_address(id(self._lib) + object.__basicsize__), POINTER(c_void_p))
@@ -136,15 +145,24 @@ class Module:
 
     def initialize(self) -> None:
         """C_Initialize for many threads. Raises TokenRefused if this process did so before, PKCS11Error."""
+        if _lock_files.get(self._loaded) == _LOST:
+            raise TokenRefused(f"the PKCS#11 module {self.path} can't be loaded anew in this process")
         arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
+        before = _open_lock_files()
         code = self._call["C_Initialize"](byref(arguments))
         if code == _CKR_CRYPTOKI_ALREADY_INITIALIZED:
             raise TokenRefused(f"the PKCS#11 module {self.path} is in use in this process already")
         check(code)
+        for number in _open_lock_files().keys() - before.keys():
+            _lock_files[self._loaded] = number
 
     def finalize(self) -> None:
         """C_Finalize: ends all sessions and the login. No thread may be inside. Raises PKCS11Error."""
+        number = _lock_files.get(self._loaded, _LOST)
+        path = _open_lock_files().get(number)
         check(self._call["C_Finalize"](None))
+        if path and not _reopened(path, number):
+            _lock_files[self._loaded] = _LOST
 
     def slots(self) -> list[Slot]:
         """All slots, with a token or without. Raises PKCS11Error."""
@@ -251,6 +269,29 @@ def _copy(path: Path) -> str:
     with path.open("rb") as file, os.fdopen(os.dup(copy), "wb") as into:
         shutil.copyfileobj(file, into)
     return f"/proc/self/fd/{copy}"
+
+
+def _open_lock_files() -> dict[int, str]:
+    """The lock files of opencryptoki that this process has open, by number."""
+    found = {}
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            path = str(each.readlink())
+            if path.endswith(_LOCK_FILE):
+                found[int(each.name)] = path
+    return found
+
+
+def _reopened(path: str, number: int) -> bool:
+    """Open it under this number, which is free. False when it is not: it was taken since."""
+    made = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if made == number:
+        return True
+    copy = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, number)
+    os.close(made)
+    if copy != number:
+        os.close(copy)
+    return copy == number
 
 
 def _mechanism(mechanism: Mechanism, parameter: ctypes.Structure | None) -> _Mechanism:
