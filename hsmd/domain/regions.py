@@ -60,7 +60,7 @@ def replicate(call: Call, reference: str, wanted: Wanted) -> tuple[str, str]:
     The same again gives the same answer. Raises Error(REGION_UNAVAILABLE) when the region can't be reached:
     it may have the key then, and the same again finds out.
     """
-    access.usable(access.key(call, reference))
+    access.key(call, reference)
     _check_wanted(call, wanted)
     with call.core.store.write(lambda: call.begin("sendReplica")) as tx:
         key = _replicable(call, access.key_for_change(call, tx, reference))
