@@ -188,6 +188,7 @@ def test_reports_what_this_path_to_the_token_lacks(made: DevToken, server: Serve
             "hmac-sha-256": True,
             "hmac-sha-384": True,
             "hmac-sha-512": True,
+            "refuses-forged-wraps": True,
         }
         lacking = [
             each.detail for each in token.capabilities if not each.available and "inside" not in each.name

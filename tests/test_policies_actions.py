@@ -286,10 +286,17 @@ def test_a_new_user_may_exactly_what_the_policy_says(newcomer: NewUser, things: 
 
 
 def test_the_actions_tried_are_all_there_are() -> None:
+    subjects = ("kms:accessPoint:", "kms:policy:", "kms:keystore:")  # the permission matrix has them
     declared = {action for action in actions_of_methods() if action.startswith("kms:")}
+    declared = {action for action in declared if not action.startswith(subjects)}
     # No operation of the SDK's version at hand, or none that is one alone: tried over gRPC elsewhere.
     elsewhere = {
         "kms:cmk:createDataKeyPair",
+        "kms:cmk:createDatakeyCapsule",
+        "kms:cmk:decryptDatakeyCapsule",
+        "kms:cmk:listSupportRegions",
+        "kms:cmk:replicate",
+        "kms:cmk:updatePrimaryRegion",
         "kms:cmk:deriveSharedSecret",
         "kms:cmk:rotate",
         "kms:service:getStatus",

@@ -681,6 +681,6 @@ def test_peers_that_may_not_be(tmp_path: Path, peers: list[dict[str, Any]], path
 
 def test_the_sample_shows_every_option_of_a_peer() -> None:
     text = (Path(__file__).parent.parent / "conf" / "hsmd.toml").read_text(encoding="utf-8")
-    example = text.split("[[peers]]\n")[-1]
+    example = text.split("[[peers]]\n")[-1].split("\n\n")[0]
     shown = {line.removeprefix("#").split("=")[0].strip() for line in example.splitlines() if line}
     assert shown == set(Peer.__dataclass_fields__)

@@ -75,7 +75,7 @@ def test_the_feed_tells_of_names(store: Store) -> None:
     assert sorted(told(lambda tx: aliases.release(tx, make_key(1)))) == [
         ("aliases", f"project/{name}") for name in ("a", "alias-1", "b")
     ]
-    assert told(lambda tx: tags.put_tag(tx, tag("z"))) == []
+    assert told(lambda tx: tags.put_tag(tx, tag("z"))) == [("keys", "key-1")]
     with store.read() as tx:
         assert aliases.list_aliases(tx, "project", limit=9) == [alias("c", "key-2")]
 

@@ -96,9 +96,10 @@ def create_key(
         return earlier
     draft = _new_key(call, alias, row, description, enterprise_project_id or "0", keystore)
     key = replace(draft, usage=usage or row.usages[0])
-    access.admit(call, key)
     if origin == EXTERNAL:
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
+    access.admit(call, key)
+    if origin == EXTERNAL:
         return _inserted(call, key, None, sequence, digest)
     if keystore is not None:
         with kept.making(call, key, row) as version:
