@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import Dialect
 
-REVISION = "0004"  # the migration that makes this schema; a test compares it with the scripts
+REVISION = "0005"  # the migration that makes this schema; a test compares it with the scripts
 
 
 class Flag(TypeDecorator[bool]):
@@ -461,6 +461,34 @@ KEY_POLICIES = Table(
     Column("accessed", MILLIS),
     _seal(),
     UniqueConstraint("project_id", "keyspace_id", "name"),
+)
+
+# Administration. Neither has a domain: they are about the whole service.
+
+SERVICE_SETTINGS = Table(
+    "service_settings",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("document", TEXT, nullable=False),  # JSON
+    _seal(),
+)
+
+UKEYS = Table(
+    "ukeys",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("role", TEXT, nullable=False),
+    Column("serial", TEXT, nullable=False),
+    Column("fingerprint", ID, nullable=False, unique=True),  # SHA-256 of the public key, in hex
+    Column("public_key", BLOB, nullable=False),  # DER SubjectPublicKeyInfo
+    Column("certificate", BLOB, nullable=False),  # DER; empty: it has none
+    Column("opens", TEXT, nullable=False),  # the kind of boxes that it can open; empty: none
+    Column("created", MILLIS, nullable=False),
+    Column("created_by", TEXT, nullable=False),  # who enrolled it: UKeys' names, or "ceremony"
+    Column("revoked", MILLIS),  # NULL: it counts
+    Column("revoked_by", TEXT),
+    _seal(),
 )
 
 # What keeps processes and retries in step; no seal: what counts is that a row is there
