@@ -13,6 +13,7 @@ IdentityKind = Literal[
     "keystone",
     "oidc",
     "peer",
+    "ukey",
     "system",
     "anonymous",
 ]
@@ -24,7 +25,8 @@ class Caller:
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous
     callers, calls outside any project). `roles` holds the names that count in this project or domain.
-    A peer has none of these: `user_name` is its region.
+    A peer has none of these: `user_name` is its region. Of a UKey `user_id` and `user_name` are its own,
+    and `roles` holds its role; it has no domain and no project.
 
     Who acts as an agency is that agency: `user_id` and `user_name` are the agency's, `domain_id` is the
     domain that trusts, and `assumed_by` the user who took it on. `session_policy` is the JSON policy that

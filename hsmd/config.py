@@ -20,6 +20,7 @@ _ENVIRONMENT_PREFIX = "HSMD__"
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
+_WAITING_ADMINISTRATORS = 64
 _MOST_PEERS = 8  # each takes its share of what a key may encrypt
 
 
@@ -94,6 +95,29 @@ class Grpc:
     grace_seconds: float = _within(10.0, 0, 3600)  # for calls in flight when the daemon stops
     connection_age_seconds: int = _within(600, 1, 86_400)  # clients are told to reconnect
     unix: tuple[UnixListener, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The administrators' door: for UKeys only, served by the warden. None: as in [grpc]."""
+
+    enabled: bool = False
+    address: str = "127.0.0.1"
+    port: int = _within(7444, 1, 65535)
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    client_crl: Path | None = None  # revoked certificates of that CA
+    threads: int = _within(4, 1, 64)  # calls at once
+    session_seconds: int = _within(600, 1, 600)  # life of a UKey's session
+
+
+@dataclass(frozen=True, slots=True)
+class SealFile:
+    """Where the PINs lie that operators' UKeys open together; None: they come by file or credential."""
+
+    file: Path | None = None  # in a folder that the daemon may write to
+    attempt_minutes: float = _within(60.0, 0.01, 24 * 60)  # for operators to give their shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +257,8 @@ class Settings:
     keystores: tuple[Keystore, ...] = ()
     store: Store = field(default_factory=Store)
     grpc: Grpc = field(default_factory=Grpc)
+    admin: Admin = field(default_factory=Admin)
+    seal: SealFile = field(default_factory=SealFile)
     gateway: Gateway = field(default_factory=Gateway)
     audit: Audit = field(default_factory=Audit)
     limits: Limits = field(default_factory=Limits)
@@ -259,7 +285,30 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         raise ConfigError(f"region: letters, digits, - and _ are due, not {built.region!r}")
     _check_peers(built)
     _check_keystores(built.keystores)
+    if built.seal.file is not None and not built.admin.enabled:
+        raise ConfigError("seal.file: operators unseal at the administrators' door, [admin] is not enabled")
+    if built.seal.file is not None and built.hsm.pin_file is not None:
+        raise ConfigError("seal.file: with a PIN in hsm.pin_file there is nothing to seal; one of the two is due")
     return built
+
+
+def admin_door(settings: Settings) -> Grpc:
+    """[admin] as a door like that of [grpc], whose files count where it has none of its own."""
+    own, door = settings.admin, settings.grpc
+    given = {name: getattr(own, name) for name in ("certificate", "key", "client_ca", "client_crl")}
+    if own.client_ca is not None:  # the list of another CA says nothing of this one's certificates
+        given["client_crl"] = own.client_crl
+        door = dataclasses.replace(door, client_crl=None)
+    return dataclasses.replace(
+        door,
+        address=own.address,
+        port=own.port,
+        threads=own.threads,
+        waiting_calls=_WAITING_ADMINISTRATORS,
+        connection_age_seconds=2 * own.session_seconds,  # a session ends with its connection
+        unix=(),
+        **{name: path for name, path in given.items() if path is not None},
+    )
 
 
 def _check_keystores(keystores: tuple[Keystore, ...]) -> None:

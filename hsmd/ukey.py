@@ -2,9 +2,9 @@
 
 A *statement* is what a UKey signs: a purpose and named values, in one spelling only, so that a signature for
 one purpose is worth nothing for another. A *box* is what only a UKey can open: data for its public key, bound
-to a context. The format of boxes, version 1, is canonical JSON of `v`, `kind`, `wrapped` (what the UKey opens:
-an RSA ciphertext or a point) and `sealed` (AES-256-GCM by a key that comes from it by HKDF-SHA-256; it is
-used once, so the nonce is zero). Another format is another version; this one stays readable.
+to a context. The format of boxes, version 1, is canonical JSON of `v`, `kind`, `wrapped` (what the UKey
+opens: an RSA ciphertext or a point) and `sealed` (AES-256-GCM by a key that comes from it by HKDF-SHA-256;
+it is used once, so the nonce is zero). Another format is another version; this one stays readable.
 """
 
 import base64
@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -42,6 +43,7 @@ _OAEP: Mapping[str, hashes.HashAlgorithm] = {
     "rsa-oaep-sha1": hashes.SHA1(),  # noqa: S303  # all that some tokens know; OAEP needs no collisions
 }
 _ECDH = "ecdh"
+_BINARY = ("public_key", "certificate", "opened", "signature")
 
 
 class UKeyError(ValueError):
@@ -133,7 +135,7 @@ def statement(purpose: Purpose, values: Mapping[str, object]) -> bytes:
 
 
 def digest(der: bytes, signed: bytes) -> tuple[str, bytes]:
-    """Name ("sha256", "sha384") and value of the digest that this key signs of a statement. Raises UKeyError."""
+    """Name ("sha256", "sha384") and value of the digest that a key signs of a statement. Raises UKeyError."""
     algorithm = _digest_of(public_key(der))
     return algorithm.name, hashlib.new(algorithm.name, signed).digest()
 
@@ -154,6 +156,93 @@ def verify(der: bytes, signed: bytes, signature: bytes) -> bool:
         _holds(lambda way=way: key.verify(signature, hashed, way, Prehashed(algorithm)))  # type: ignore[misc]
         for way in (padding.PKCS1v15(), pss)
     )
+
+
+def login_values(
+    *,
+    challenge: str,
+    instance: str,
+    server_certificate: str,
+    client_certificate: str,
+    peer: str,
+    key: str,
+    purpose: str,
+    expires: int,
+) -> Mapping[str, object]:
+    """What a UKey signs to log in (proto: BeginLoginResponse)."""
+    return {
+        "challenge": challenge,
+        "instance": instance,
+        "server_certificate": server_certificate,
+        "client_certificate": client_certificate,
+        "peer": peer,
+        "key": key,
+        "purpose": purpose,
+        "expires": expires,
+    }
+
+
+# Enrolment
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A UKey that is to be enrolled, and the proof that its holder has it.
+
+    `public_key` is DER SubjectPublicKeyInfo, `certificate` DER or empty, `opens` the kind of boxes that it
+    can open or "". The daemon gave the nonce and a box, `opened` is what was in it, `signature` the UKey's.
+    """
+
+    name: str
+    role: str
+    serial: str
+    public_key: bytes
+    certificate: bytes = b""
+    opens: str = ""
+    nonce: str = ""
+    opened: bytes = b""
+    signature: bytes = b""
+
+    def statement(self, instance: str) -> bytes:
+        """What the UKey signs, for the daemon of that instance. Raises UKeyError."""
+        values = {
+            "instance": instance,
+            "nonce": self.nonce,
+            "name": self.name,
+            "role": self.role,
+            "serial": self.serial,
+            "key": fingerprint(self.public_key),
+            "certificate": hashlib.sha256(self.certificate).hexdigest() if self.certificate else "",
+            "opens": self.opens,
+            "opened": hashlib.sha256(self.opened).hexdigest() if self.opened else "",
+        }
+        return statement(Purpose.ENROL, values)
+
+    def to_values(self) -> dict[str, str]:
+        """As text, for a file and for a proposal's parameters; bytes in base64."""
+        return {
+            name: _text(value) if isinstance(value, bytes) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
+        }
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, object]) -> "Candidate":
+        """From what `to_values` gave. Raises UKeyError."""
+        if set(values) != set(cls.__slots__) or not all(isinstance(each, str) for each in values.values()):
+            raise UKeyError(f"these texts are due: {', '.join(cls.__slots__)}")
+        texts = {name: str(value) for name, value in values.items()}
+        if sum(map(len, texts.values())) > _STATEMENT_BYTES:
+            raise UKeyError("it is too long")
+        try:
+            raw = {name: base64.b64decode(texts[name], validate=True) for name in _BINARY}
+        except ValueError as error:
+            raise UKeyError(f"base64 is due for {', '.join(_BINARY)}") from error
+        return cls(**{name: text for name, text in texts.items() if name not in _BINARY}, **raw)  # type: ignore[arg-type]  # each by its name
+
+
+def possession_context(instance: str, nonce: str) -> Mapping[str, object]:
+    """What the box of an enrolment is bound to."""
+    return {"for": "possession", "instance": instance, "nonce": nonce}
 
 
 # Boxes
@@ -182,13 +271,11 @@ def make_box(der: bytes, kind: str, data: bytes, context: Mapping[str, object]) 
         wrapped = _point(once.public_key())
         secret = once.exchange(ec.ECDH(), key)
     sealed = AESGCM(_box_key(der, kind, wrapped, secret, context)).encrypt(_NONCE, data, None)
-    return canonical(
-        {"v": _BOX_VERSION, "kind": kind, "wrapped": _text(wrapped), "sealed": _text(sealed)}
-    )
+    return canonical({"v": _BOX_VERSION, "kind": kind, "wrapped": _text(wrapped), "sealed": _text(sealed)})
 
 
 def open_box(der: bytes, box: bytes, context: Mapping[str, object], key: Opener) -> bytes:
-    """What is in the box that was made for this public key and context. Raises UKeyError, and what `key` does."""
+    """What is in the box that was made for this key and context. Raises UKeyError, and what `key` raises."""
     kind, wrapped, sealed = _parts(box)
     if kind not in box_kinds(der):
         raise UKeyError("the box is not for this key")
@@ -231,22 +318,23 @@ def _parts(box: bytes) -> tuple[str, bytes, bytes]:
         raise UKeyError(f"a box has at most {_BOX_BYTES} bytes")
     try:
         tree = json.loads(box)
-        if set(tree) != {"v", "kind", "wrapped", "sealed"} or tree["v"] != _BOX_VERSION:
-            raise UKeyError("this is no box, or one of another version")
-        kind = tree["kind"]
+        version, kind = tree["v"], str(tree["kind"])
         wrapped, sealed = (base64.b64decode(tree[name], validate=True) for name in ("wrapped", "sealed"))
-    except UKeyError:
-        raise
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UKeyError("this is no box") from error
-    if not isinstance(kind, str):
-        raise UKeyError("this is no box")
+    if version != _BOX_VERSION:
+        raise UKeyError("this is a box of another version")
     return kind, wrapped, sealed
 
 
 def _box_key(der: bytes, kind: str, wrapped: bytes, secret: bytes, context: Mapping[str, object]) -> bytes:
     """Everything that the box stands on goes into its key: another context opens nothing."""
-    bound = (kind.encode(), hashlib.sha256(der).digest(), hashlib.sha256(wrapped).digest(), canonical(context))
+    bound = (
+        kind.encode(),
+        hashlib.sha256(der).digest(),
+        hashlib.sha256(wrapped).digest(),
+        canonical(context),
+    )
     info = _BOX + b"".join(len(each).to_bytes(4, "big") + each for each in bound)
     return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
 

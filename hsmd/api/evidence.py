@@ -4,9 +4,11 @@ Evidence of others (`hsmd-auth-token`, `hsmd-signature`, ...) is honoured only f
 configuration names as gateways; such a certificate is nobody by itself.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from ssl import PEM_cert_to_DER_cert
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -19,12 +21,15 @@ from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
 from hsmd.domain import certificates, external, identity, signatures, sources, tokens
 from hsmd.domain.attempts import named_when_refused
-from hsmd.domain.core import Call, Core
+from hsmd.domain.core import Call, Channel, Core
 from hsmd.domain.identity import Identity
 from hsmd.domain.signatures import Signature
+from hsmd.domain.ukey_sessions import Sessions
 from hsmd.errors import IDENTITY_REFUSED, Error
 
 Metadata = Mapping[str, str | bytes]
+
+SESSION_KEY = "hsmd-admin-session"
 
 
 class Peer(Protocol):
@@ -33,6 +38,10 @@ class Peer(Protocol):
     @property
     def source(self) -> str:
         """The address, without its port; "local" for a Unix socket."""
+
+    @property
+    def channel(self) -> Channel:
+        """The connection, where that counts: at the administrators' door."""
 
     def check(self) -> None:
         """Raises Error(IDENTITY_REFUSED) for one that may call nothing, not even what is open to anybody."""
@@ -52,6 +61,7 @@ _CERTIFICATE_NAMES = (
 
 
 _TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "hsmd-bearer")
+_ANY_CHANNEL = Channel()
 _OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
 
 
@@ -81,6 +91,11 @@ class Revocable:
 
     certificate: bytes
     revoked: RevocationList | None
+
+    @property
+    def channel(self) -> Channel:
+        """It does not count here."""
+        return _ANY_CHANNEL
 
     def check(self) -> None:
         """Raises Error(IDENTITY_REFUSED) for one that is revoked."""
@@ -122,6 +137,11 @@ class SocketPeer:
     core: Core
     source: str
     listener: UnixListener
+
+    @property
+    def channel(self) -> Channel:
+        """There is none."""
+        return _ANY_CHANNEL
 
     def check(self) -> None:
         """Nothing is to be checked: the socket is open to it."""
@@ -186,6 +206,48 @@ def tls(
         return GatewayPeer(certificate, revoked, core, source, metadata)
 
     return meet
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPeer(Revocable):
+    """An administrator's machine: nobody by its certificate, a UKey by the session that it names."""
+
+    core: Core
+    source: str
+    sessions: Sessions
+    session: str
+    connection: Channel
+
+    @property
+    def channel(self) -> Channel:
+        """What sessions are bound to."""
+        return self.connection
+
+    def identify(self, call: Call, method: Method, request: Message) -> Identity:
+        """The UKey whose session it is, on this connection and for this service."""
+        return self.sessions.identify(call, self.session, method.service)
+
+
+def admin(core: Core, sessions: Sessions, revoked: RevocationList | None) -> Meet:
+    """For the administrators' door."""
+
+    def meet(context: grpc.ServicerContext, metadata: Metadata) -> Peer:
+        properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
+        certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
+        channel = Channel(context.peer(), _digest_of(certificate))
+        session = str(metadata.get(SESSION_KEY, ""))
+        return AdminPeer(certificate, revoked, core, _address(context), sessions, session, channel)
+
+    return meet
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(certificate: bytes) -> str:
+    """SHA-256 of the certificate (PEM) as DER, in hex. Raises Error(IDENTITY_REFUSED) for none."""
+    try:
+        return hashlib.sha256(PEM_cert_to_DER_cert(certificate.decode())).hexdigest()
+    except ValueError as error:
+        raise Error(IDENTITY_REFUSED, reason="the client's certificate can't be read") from error
 
 
 def socket(core: Core, listener: UnixListener) -> Meet:

@@ -45,6 +45,13 @@ class Method:
     facts: Tell
     check: Check
     routes: tuple[tuple[str, str], ...]
+    ukey_roles: frozenset[str] = frozenset()
+    while_sealed: bool = False
+
+    @property
+    def service(self) -> str:
+        """The full name of its service, like "hsmd.v1.Ukeys"."""
+        return self.name.partition("/")[0]
 
     @property
     def open(self) -> bool:
@@ -55,6 +62,11 @@ class Method:
     def for_peers(self) -> bool:
         """Whether peer regions call it, and nobody else."""
         return self.access == options_pb2.PEER
+
+    @property
+    def for_ukeys(self) -> bool:
+        """Whether UKeys call it, of the roles in `ukey_roles` where it names some, and nobody else."""
+        return self.access == options_pb2.ADMIN
 
     @property
     def deferred(self) -> bool:
@@ -71,6 +83,8 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
             raise ValueError(f"{name}: the option event is missing")
         if (options.access in (options_pb2.PERMITTED, options_pb2.PARTY)) != bool(options.action):
             raise ValueError(f"{name}: a permitted method needs an action, any other must have none")
+        if options.ukey_roles and options.access != options_pb2.ADMIN:
+            raise ValueError(f"{name}: roles of UKeys count with access ADMIN only")
         if options.action and not _ACTION.fullmatch(options.action):
             raise ValueError(f"{name}: the action is not of the form service:type:operation")
         yield (
@@ -87,6 +101,8 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 facts=facts_of(descriptor.input_type),
                 check=checker(descriptor.input_type),
                 routes=tuple(_routes(descriptor)),
+                ukey_roles=frozenset(options.ukey_roles),
+                while_sealed=options.while_sealed,
             ),
         )
 

@@ -24,7 +24,7 @@ from hsmd.caller import Caller
 from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core, in_domain
 from hsmd.domain.identity import Identity
-from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, Error
+from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, SEALED, Error
 
 Serve = Callable[[Call, Any], Message]
 Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -138,8 +138,11 @@ class Pipeline:
         _check_single(context.invocation_metadata(), metadata)
         peer = self._meet(context, metadata)
         call.caller = Caller("anonymous", source=peer.source, request_id=call.caller.request_id)
+        call.channel = peer.channel
         limits.admit_source(call)
         peer.check()
+        if self._core.sealed and not method.while_sealed:
+            raise Error(SEALED)
         request = _decoded(method, raw)
         if method.resource:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
@@ -174,6 +177,10 @@ class Pipeline:
         )
         if method.for_peers is not (who.kind == "peer"):
             raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
+        if method.for_ukeys is not (who.kind == "ukey"):
+            raise Error(ACTION_REFUSED, action=method.action or "of a UKey")
+        if method.ukey_roles and method.ukey_roles.isdisjoint(call.caller.roles):
+            raise Error(ACTION_REFUSED, action=f"of a UKey that is {' or '.join(sorted(method.ukey_roles))}")
         limits.admit_project(call)
 
 

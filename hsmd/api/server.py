@@ -1,7 +1,7 @@
-"""The gRPC servers of a worker: mTLS on the shared port, Unix sockets, health and reflection."""
+"""The gRPC servers: a worker's, with health and reflection, and the one for UKeys at the warden's door."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ from hsmd.api import (
     projects,
     regions,
     rotation,
+    sealing,
     service,
     signing,
     tags,
     temporary_keys,
+    ukeys,
     users,
 )
 from hsmd.api.methods import Method, methods_of
@@ -85,24 +87,41 @@ _MODULES = (
     limits,
     service,
 )
+Handlers = dict[str, dict[str, Any]]  # by service, by method
+
 _METADATA_BYTES = 64 * 1024
 _MOST_REFLECTIONS = 4
 _REFLECTION_SECONDS = 60.0
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-def all_methods(status: service.Status) -> Iterator[tuple[ServiceDescriptor, str, Method, Serve]]:
-    """Every rpc with the function that serves it. Raises AttributeError for an rpc that has none."""
-    for module in _MODULES:
+# Served at the administrators' door, where health is all that stands beside them.
+_ADMIN_MODULES = (ukeys, sealing)
+
+
+def all_methods(
+    owners: Iterable[Any], modules: Iterable[Any] = _MODULES
+) -> Iterator[tuple[ServiceDescriptor, str, Method, Serve]]:
+    """Every rpc with the function that serves it. Raises AttributeError for an rpc that has none.
+
+    Owners are objects that serve some of the methods of the service in their attribute SERVICE.
+    """
+    for module in modules:
+        mine = [each for each in owners if each.SERVICE is module.SERVICE]
         for descriptor, method in methods_of(module.SERVICE):
             name = _WORD.sub("_", descriptor.name).lower()
-            owner = status if hasattr(status, name) else module
+            owner = next((each for each in mine if hasattr(each, name)), module)
             yield module.SERVICE, descriptor.name, method, getattr(owner, name)
 
 
-def service_names() -> tuple[str, ...]:
+def service_names(modules: Iterable[Any] = _MODULES) -> tuple[str, ...]:
     """The full names of the services that we serve."""
-    return tuple(module.SERVICE.full_name for module in _MODULES)
+    return tuple(module.SERVICE.full_name for module in modules)
+
+
+def admin_names() -> tuple[str, ...]:
+    """The full names of the services at the administrators' door."""
+    return service_names(_ADMIN_MODULES)
 
 
 def build(
@@ -114,6 +133,33 @@ def build(
     message_bytes: int,
 ) -> grpc.Server:
     """A server with all methods, health and reflection; ports are added by the caller."""
+    methods = all_methods((status,))
+    more = {reflection.SERVICE_NAME: _reflection(patience)}
+    return _build(pipeline, patience, checks, methods, more, settings, message_bytes)
+
+
+def build_admin(
+    pipeline: Pipeline,
+    patience: Patience,
+    checks: health.Health,
+    owners: Sequence[Any],
+    settings: Grpc,
+    message_bytes: int,
+) -> grpc.Server:
+    """A server with health and what is for UKeys, nothing else; `owners` are its servicers with a state."""
+    methods = all_methods(owners, _ADMIN_MODULES)
+    return _build(pipeline, patience, checks, methods, {}, settings, message_bytes)
+
+
+def _build(
+    pipeline: Pipeline,
+    patience: Patience,
+    checks: health.Health,
+    methods: Iterable[tuple[ServiceDescriptor, str, Method, Serve]],
+    more: Handlers,
+    settings: Grpc,
+    message_bytes: int,
+) -> grpc.Server:
     server = grpc.server(
         patience.pool,  # type: ignore[arg-type]  # only submit() of it is used
         maximum_concurrent_rpcs=settings.threads + settings.waiting_calls,
@@ -126,14 +172,11 @@ def build(
             ("grpc.max_connection_age_grace_ms", int(settings.grace_seconds * 1000)),
         ],
     )
-    handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
-        health.SERVICE_NAME: checks.handlers(patience),
-        reflection.SERVICE_NAME: _reflection(patience),
-    }
-    for descriptor, name, method, serve in all_methods(status):
+    handlers: Handlers = {health.SERVICE_NAME: checks.handlers(patience), **more}
+    for descriptor, name, method, serve in methods:
         handlers.setdefault(descriptor.full_name, {})[name] = patience.once(pipeline.handler(method, serve))
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(name, methods) for name, methods in handlers.items()]
+        [grpc.method_handlers_generic_handler(name, each) for name, each in handlers.items()]
     )
     return server
 

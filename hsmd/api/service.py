@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmd import __version__
 from hsmd.api.convert import timestamp
-from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.domain.core import Call, Core
 from hsmd.errors import NO_SUCH_API, Error
 from hsmd.hsm import TokenStatus
 from hsmd.keyring import with_token_key
@@ -30,6 +30,8 @@ class Process:
 class Status:
     """The one method that tells of this very process."""
 
+    SERVICE = SERVICE
+
     def __init__(self, process: Process) -> None:
         self._process = process
 
@@ -38,9 +40,6 @@ class Status:
         core, process = call.core, self._process
         token = core.token.status()
         connected = token.state == "connected"
-        check_value = (
-            with_token_key(core.token, ROOT_KEY_LABEL, core.token.check_value) if connected else "unknown"
-        )
         return pb.GetStatusResponse(
             version=__version__,
             region=core.region,
@@ -55,7 +54,7 @@ class Status:
             store=core.store.describe(),
             loaded_keys=len(core.keyring),
             pin_source=process.pin_source,
-            root_key=f"{ROOT_KEY_LABEL} {check_value}",
+            root_key=_root_key(core) if connected else "unknown",
             keystores=[
                 pb.GetStatusResponse.Keystore(cluster_id=name, token=_token(each.token.status()))
                 for name, each in core.keystores.items()
@@ -74,6 +73,11 @@ def show_version(call: Call, request: pb.ShowVersionRequest) -> pb.ShowVersionRe
     if request.version_id not in _VERSIONS:
         raise Error(NO_SUCH_API, verb="GET", path=f"/{request.version_id}")
     return pb.ShowVersionResponse(version=_version(request.version_id))
+
+
+def _root_key(core: Core) -> str:
+    label = core.root_label()
+    return f"{label} {with_token_key(core.token, label, core.token.check_value)}"
 
 
 def _token(token: TokenStatus) -> pb.GetStatusResponse.Token:

@@ -7,11 +7,12 @@ hands it to every process it starts.
 import logging
 import os
 import ssl
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from hsmd import store as stores
-from hsmd.config import ConfigError, Settings
+from hsmd.config import ConfigError, Grpc, Settings, admin_door
 from hsmd.daemon import keystores, logs, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
 from hsmd.domain import external
@@ -20,6 +21,7 @@ from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 from hsmd.hsm import Token
 from hsmd.idp import open_providers
+from hsmd.store import roots
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def serve(settings: Settings) -> int:
     }
     bodies["warden"] = partial(_ward, settings, pin)
     grpc = settings.grpc
-    with reserved_port(grpc.address, grpc.port, "grpc"):
+    with reserved_port(grpc.address, grpc.port, "grpc"), _admin_port(settings):
         code = run_once(partial(_prepare, settings, pin))
         place = f"{grpc.address} port {grpc.port}"
         return code or Supervisor(bodies, grpc.grace_seconds, place).run()
@@ -80,7 +82,10 @@ def _connects(token: Token) -> bool:
     """Whether the token is there. Raises ConfigError for one without our keys, TokenRefused."""
     try:
         token.connect()
-        missing = sorted(set(TOKEN_KEYS) - set(token.labels()))
+        labels = set(token.labels())
+        missing = sorted(set(TOKEN_KEYS) - labels)
+        if any(map(roots.number, labels)):  # which of them is due stands in the store
+            missing = [each for each in missing if not roots.number(each)]
     except Error as error:
         log.warning("starting without the token: %s", error)
         return False
@@ -89,15 +94,28 @@ def _connects(token: Token) -> bool:
     return True
 
 
+def _admin_port(settings: Settings) -> AbstractContextManager[None]:
+    own = settings.admin
+    return reserved_port(own.address, own.port, "admin") if own.enabled else nullcontext()
+
+
 def _check_certificates(settings: Settings) -> None:
     grpc = settings.grpc
     _check_pair("grpc", grpc.certificate, grpc.key, grpc.client_ca)
     for index, peer in enumerate(settings.peers):
         _check_pair(f"peers[{index}]", peer.certificate, peer.key, peer.ca)
-    if grpc.client_crl is not None:
+    _check_revocations(grpc)
+    if settings.admin.enabled:
+        door = admin_door(settings)
+        _check_pair("admin", door.certificate, door.key, door.client_ca)
+        _check_revocations(door)
+
+
+def _check_revocations(door: Grpc) -> None:
+    if door.client_crl is not None:
         from hsmd.api import revocation_list  # the supervising process has no need of X.509
 
-        revocation_list.check_file(grpc.client_crl, grpc.client_ca)
+        revocation_list.check_file(door.client_crl, door.client_ca)
 
 
 def _check_pair(table: str, certificate: Path, key: Path, ca: Path) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
+from hsmd.api.pool import Pool
 from hsmd.audit import Log
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
@@ -31,6 +33,10 @@ _ROUND_SECONDS = 5.0
 _WATCH_SECONDS = 0.25
 _LEASE_MILLIS = 60_000
 _AUDIT_SECONDS = 5.0
+if TYPE_CHECKING:
+    from hsmd.daemon.admin import AdminDoor
+
+_MOST_SPARES = 16  # threads of the administrators' door for those that are held
 _PEER_PAUSE = 60.0  # for a peer that hangs: other keys are waiting
 _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
 
@@ -42,7 +48,8 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    core = wiring.open_core(settings, pin, pause=_PEER_PAUSE)
+    pool = _pool(settings)
+    core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, pause=_PEER_PAUSE)
     core.keystores = keystores.backings(settings, pin)
     audit = wiring.open_audit(settings, "warden")
     core.store.check()
@@ -53,6 +60,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
         log.warning("%s", error)
     core.token.watch()
     keystores.connect(core)
+    door = _open_door(settings, core, audit, pool)
     ready()
     holder = f"{socket.gethostname()}:{os.getpid()}"
     # A keystore's token may hold the thread that uses it: so each has its own.
@@ -63,11 +71,15 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     for thread in threads:
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
+        if door is not None:
+            door.tend()
         at_work = any(jobs.at_work for jobs in everything)
         if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
             return EX_FAILED
 
     def close() -> None:
+        if door is not None:
+            door.close()
         for thread in threads:
             thread.join()
         audit.close()
@@ -77,6 +89,26 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
 
     watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0
+
+
+def _pool(settings: Settings) -> Pool | None:
+    """The threads of the administrators' door, where there is one."""
+    own = settings.admin
+    return Pool(own.threads, own.threads + _MOST_SPARES) if own.enabled else None
+
+
+def _open_door(settings: Settings, core: Core, audit: Log, pool: Pool | None) -> "AdminDoor | None":
+    if pool is None:
+        return None
+    from hsmd.daemon.admin import AdminDoor  # gRPC, where there is use for it
+
+    door = AdminDoor(settings, core, audit, pool)
+    door.open()
+    return door
+
+
+def _alone(_count: int) -> None:
+    """Nobody waits for threads that are stuck: the jobs have their own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
@@ -17,11 +17,13 @@ from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Er
 from hsmd.hsm import Token
 from hsmd.idp import Providers
 from hsmd.keyring import Keyring
-from hsmd.store import Store, Tx, aliases, keys
+from hsmd.store import Store, Tx, aliases, keys, roots
+from hsmd.store.roots import RootKey
 
 if TYPE_CHECKING:
     from hsmd.domain.facts import CallFacts
     from hsmd.domain.identity import Identity  # which needs what stands here
+    from hsmd.domain.sealing import Keeper, Unsealing
 
 Row = TypeVar("Row")
 
@@ -30,8 +32,9 @@ _IVS_AT_ONCE = 64
 
 DAY_MILLIS = 24 * 60 * 60 * 1000
 
-# Labels of the token objects that initialisation makes.
-ROOT_KEY_LABEL = "hsmd-root-1"
+# Labels of the token objects that initialisation makes. Another root key may have replaced the first one since:
+# what is new is wrapped by that of `Core.root_label`.
+ROOT_KEY_LABEL = roots.FIRST
 SEALING_KEY_LABEL = "hsmd-sealing"
 CREDENTIAL_KEY_LABEL = "hsmd-credential"
 TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
@@ -142,12 +145,17 @@ class Core:
     providers: Providers = field(default_factory=Providers)
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
+    seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
+    pin_source: str = ""
+    sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1
 
     def refresh(self) -> None:
         """Make every change that was answered before now count from now on; a few µs when there is none."""
+        if self.sealed:
+            return
         version = self.store.version()
         if version == self._seen_version:
             return
@@ -163,6 +171,19 @@ class Core:
                 self._evict(change.subject, change.id)
                 self._seen_change = change.seq
             self._seen_version = version
+
+    def root_keys(self) -> tuple[RootKey, ...]:
+        """The root keys there have been, from the cache."""
+        found = self.cache.get("root keys", "all", self._root_keys)
+        return cast("tuple[RootKey, ...]", found)  # what loads it never gives None
+
+    def root_label(self) -> str:
+        """Label of the root key that wraps what is new."""
+        return next(each.label for each in self.root_keys() if each.state == roots.CURRENT)
+
+    def _root_keys(self) -> tuple[RootKey, ...]:
+        with self.store.read() as tx:
+            return roots.root_keys(tx)
 
     def _evict(self, subject: str, identifier: str) -> None:
         if subject in (keys.SUBJECT, aliases.SUBJECT):
@@ -198,6 +219,18 @@ def _no_beginning(_event: str) -> None:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The connection that a call came by.
+
+    Its other end like "ipv4:127.0.0.1:5", as gRPC names it, and the SHA-256 of that one's certificate (DER)
+    in hex; both "" where it does not count.
+    """
+
+    peer: str = ""
+    certificate: str = ""
+
+
 @dataclass(slots=True)
 class Call:
     """One request: who asks, with which parts, and what its audit record will name.
@@ -215,6 +248,7 @@ class Call:
     the request conditions may be on, `facts` are that and what else is known of the call.
 
     `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
+    `channel` is known at the administrators' door.
     """
 
     core: Core
@@ -234,6 +268,7 @@ class Call:
     asked: Callable[[], Told] = _no_facts
     facts: "CallFacts | None" = None
     identify: "Callable[[], Identity]" = _nobody
+    channel: Channel = Channel()
     moment: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ How somebody shows who it is stands beside: `certificates`, `signatures`, `token
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hsmd.caller import Caller, IdentityKind
 from hsmd.domain import entitlements
@@ -36,6 +36,7 @@ class Identity:
     temporary key; ms since 1970 UTC, 0: it was none), `chain` are its id and those of what it was made from.
 
     With `groups` (ids) it is somebody without a user here, who may what members of those groups may.
+    `ukey_role` is the role of a UKey, which is no user either.
     """
 
     kind: IdentityKind
@@ -48,12 +49,19 @@ class Identity:
     ends: int = 0
     chain: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    ukey_role: str = ""
 
 
 def by_region(region: str) -> Identity:
     """A peer region: nobody of our users, and without a role anywhere."""
     nobody = User(id="", domain_id="", name=region, password_hash="", enabled=True)
     return Identity("peer", nobody)
+
+
+def by_ukey(ukey_id: str, name: str, role: str) -> Identity:
+    """An enrolled UKey: nobody of our users, and without a role in any domain or project."""
+    nobody = User(id=ukey_id, domain_id="", name=name, password_hash="", enabled=True)
+    return Identity("ukey", nobody, ukey_role=role)
 
 
 def by_socket(core: Core, user_id: str, project_id: str) -> Identity:
@@ -80,6 +88,8 @@ def act(
     Raises Error(PROJECT_DIFFERS, TOKEN_WITHOUT_PROJECT) for a token's other project and
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
+    if identity.kind == "ukey":
+        return replace(_caller(identity, "", (), source, request_id), roles=frozenset({identity.ukey_role}))
     bound = is_bound(identity)
     if in_domain:
         return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from hsmd.store import service_settings
 from hsmd.store.core import Tx
 from hsmd.store.schema import UKEYS
-from hsmd.store.seals import Sealed, SealBroken, canonical
+from hsmd.store.seals import SealBroken, Sealed, canonical
 
 SUBJECT = "ukeys"  # in the change feed
 
