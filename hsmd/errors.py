@@ -399,7 +399,21 @@ DIGEST_INVALID = Fault(
     "KMS.0329", 400, "INVALID_ARGUMENT", "The digest is not valid: {algorithm} takes {length} bytes."
 )
 
+# The seal; DEW names no codes of its own
+SEALED = Fault(
+    "KMS.0104", 503, "UNAVAILABLE", "The service is sealed: it is not available until its operators unseal it."
+)
+NOT_SEALED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The service is not sealed.")
+SEAL_MISSING = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "There is no seal here: {reason}.")
+SEAL_REFUSED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The seal can't be made anew: {reason}.")
+SHARE_REFUSED = Fault("KMS.0306", 403, "PERMISSION_DENIED", "The share is not taken: {reason}.")
+UNSEAL_FAILED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "It stays as it is: {reason}.")
+
 # The service
+# Root keys and backups
+ROOT_KEY_REFUSED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The root key {label}: {reason}.")
+BACKUP_REFUSED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The backup: {reason}.")
+
 INTERNAL = Fault("KMS.0101", 500, "INTERNAL", "Internal error.")
 STORAGE_FAILED = Fault("KMS.0102", 500, "INTERNAL", "Storage failed; nothing was changed.")
 UNAVAILABLE = Fault("KMS.0104", 503, "UNAVAILABLE", "The service is not available now: {reason}.")

@@ -31,6 +31,8 @@ from hsmd.config import ConfigError
 FORMAT = "hsmd-seal-1"
 HSM = "hsm"  # the PIN of [hsm]; those of keystores are under KEYSTORE and their cluster id
 KEYSTORE = "keystore:"
+UNSEAL = "unseal"  # the purpose of the daemon's own file
+NEXT = ":next"  # behind a name: the PIN that a change under way is about to set
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -42,6 +44,7 @@ _PIN_BYTES = 1024
 _IV_BYTES = 12
 _BLOCK = 512  # what is sealed is padded, so that its length tells nothing
 _DOMAIN = b"hsmd-seal-share-1\0"
+_ATTEMPT = "hsmd-unseal-1"
 
 
 class SealRefused(Exception):  # noqa: N818  # what happened, not an error of ours
@@ -96,7 +99,7 @@ def make(
     threshold: int,
     *,
     now: int,
-    purpose: str = "unseal",
+    purpose: str = UNSEAL,
 ) -> Seal:
     """Seal the PINs to the holders, `threshold` of whom open them again. `now` is in ms since 1970.
 
@@ -148,6 +151,23 @@ def unseal(seal: Seal, given: Mapping[str, bytes]) -> dict[str, str]:
     except (ValueError, InvalidTag) as error:
         raise SealRefused("these shares don't open the seal") from error
     return opened
+
+
+def attempt_context(attempt: str, seal_id: str, ukey_id: str) -> dict[str, object]:
+    """What a share's box for the key of an unsealing attempt is bound to."""
+    return {"box": _ATTEMPT, "attempt": attempt, "seal": seal_id, "ukey": ukey_id}
+
+
+def share_statement(attempt: str, attempt_key: bytes, seal_id: str, ukey_id: str, box: bytes) -> bytes:
+    """What a UKey signs when it gives its share in this box, made for the attempt's key (DER)."""
+    values = {
+        "attempt": attempt,
+        "attempt_key": ukey.fingerprint(attempt_key),
+        "seal": seal_id,
+        "ukey": ukey_id,
+        "box": hashlib.sha256(box).hexdigest(),
+    }
+    return ukey.statement(ukey.Purpose.SHARE, values)
 
 
 def encode(seal: Seal) -> str:

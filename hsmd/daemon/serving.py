@@ -1,20 +1,25 @@
 """`hsmd serve` and `hsmd gateway`: which processes they are made of, and what is checked before they start.
 
 The supervising process loads neither gRPC nor the PKCS#11 module. It keeps the PIN, in memory only, and
-hands it to every process it starts.
+hands it to every process it starts; with a seal, from when operators unseal until they seal (sealing.py).
 """
 
 import logging
 import os
 import ssl
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
+from hsmd import sealfile
 from hsmd import store as stores
 from hsmd.config import ConfigError, Grpc, Settings, admin_door
 from hsmd.daemon import keystores, logs, wiring
+from hsmd.daemon.seal_line import SealLine
+from hsmd.daemon.sealing import LastFailure, SealedSupervisor
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
+from hsmd.daemon.vault import Vault
 from hsmd.domain import external
 from hsmd.domain.core import TOKEN_KEYS
 from hsmd.domain.rates import Buckets
@@ -23,6 +28,8 @@ from hsmd.hsm import Token
 from hsmd.idp import open_providers
 from hsmd.store import roots
 
+Pins = Callable[[], wiring.Pin]  # asked after the fork: the supervising process of a seal keeps none
+
 log = logging.getLogger(__name__)
 
 
@@ -30,22 +37,58 @@ def serve(settings: Settings) -> int:
     """The daemon, until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
     logs.configure(settings.log, "supervisor")
     harden()
-    pin = wiring.read_pins(settings)
+    path = settings.seal.file
+    pin = wiring.read_pins(settings) if path is None else wiring.no_pins(settings)
     keystores.backings(settings, pin)  # their addresses are looked at
     for listener in settings.grpc.unix:
         wiring.socket_mode(listener)
         wiring.socket_path(listener, 0)
-    total = settings.grpc.workers or os.cpu_count() or 1
-    rates = Buckets()  # before the forks: all workers count in the same memory
-    bodies: dict[str, Body] = {
-        f"worker-{index}": partial(_work, settings, pin, rates, index, total) for index in range(total)
-    }
-    bodies["warden"] = partial(_ward, settings, pin)
     grpc = settings.grpc
     with reserved_port(grpc.address, grpc.port, "grpc"), _admin_port(settings):
-        code = run_once(partial(_prepare, settings, pin))
-        place = f"{grpc.address} port {grpc.port}"
-        return code or Supervisor(bodies, grpc.grace_seconds, place).run()
+        if path is not None:
+            return _serve_sealed(settings, path)
+        code = run_once(partial(_prepare, settings, lambda: pin))
+        bodies = _serving(settings, lambda: pin, Buckets(), None)
+        return code or Supervisor(bodies, grpc.grace_seconds, f"{grpc.address} port {grpc.port}").run()
+
+
+def _serve_sealed(settings: Settings, path: Path) -> int:
+    """The daemon that begins without a PIN."""
+    line, vault, rates = SealLine(), Vault(), Buckets()
+
+    def pins() -> wiring.Pin:
+        return vault.pins(settings)
+
+    code = run_once(partial(_prepare_sealed, settings, path))
+    supervisor = SealedSupervisor(
+        settings,
+        line,
+        vault,
+        sealed=partial(_sealed, settings, path, line),
+        serving=partial(_serving, settings, pins, rates, line),
+        check=partial(_check, settings, pins, line),
+    )
+    return code or supervisor.run()
+
+
+def _serving(settings: Settings, pins: Pins, rates: Buckets, line: SealLine | None) -> dict[str, Body]:
+    """The processes that serve. `rates` are made before the forks: all workers count in the same memory."""
+    total = settings.grpc.workers or os.cpu_count() or 1
+    bodies: dict[str, Body] = {
+        f"worker-{index}": partial(_work, settings, pins, rates, index, total, line) for index in range(total)
+    }
+    bodies["warden"] = partial(_ward, settings, pins, line)
+    return bodies
+
+
+def _sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure) -> dict[str, Body]:
+    """The processes of a sealed daemon."""
+    total = settings.grpc.workers or os.cpu_count() or 1
+    bodies: dict[str, Body] = {
+        f"worker-{index}": partial(_work_sealed, settings, index, line) for index in range(total)
+    }
+    bodies["warden"] = partial(_ward_sealed, settings, path, line, failure)
+    return bodies
 
 
 def serve_gateway(settings: Settings) -> int:
@@ -61,12 +104,12 @@ def serve_gateway(settings: Settings) -> int:
         return Supervisor(bodies, gateway.grace_seconds, f"{gateway.address} port {gateway.port}").run()
 
 
-def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
+def _prepare(settings: Settings, pins: Pins, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings)
     external.check(settings)
     open_providers(settings)
-    token = wiring.open_token(settings.hsm, pin)
+    token = wiring.open_token(settings.hsm, pins())
     try:
         there = _connects(token)
         if settings.store.url.startswith("sqlite"):
@@ -76,6 +119,23 @@ def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
     finally:
         token.close()
     return 0
+
+
+def _prepare_sealed(settings: Settings, path: Path, _ready: Ready) -> int:
+    """The same as far as it goes without a PIN."""
+    _check_certificates(settings)
+    external.check(settings)
+    open_providers(settings)
+    wiring.open_token(settings.hsm, wiring.no_pins(settings))
+    sealfile.read(path)
+    return 0
+
+
+def _check(settings: Settings, pins: Pins, line: SealLine, ready: Ready) -> int:
+    """Try the PINs before anything is served with them."""
+    line.leave()
+    logs.configure(settings.log, "unseal")
+    return _prepare(settings, pins, ready)
 
 
 def _connects(token: Token) -> bool:
@@ -136,20 +196,50 @@ _TLS_1_2_SUITES = ":".join(
 )
 
 
-def _work(settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int, ready: Ready) -> int:
+def _work(
+    settings: Settings,
+    pins: Pins,
+    rates: Buckets,
+    index: int,
+    total: int,
+    line: SealLine | None,
+    ready: Ready,
+) -> int:
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
     from hsmd.daemon import worker  # gRPC must be loaded after the fork
 
+    if line is not None:
+        line.leave()
     logs.configure(settings.log, f"worker-{index}")
-    return worker.run(settings, pin, rates, index, total, ready)
+    return worker.run(settings, pins(), rates, index, total, ready)
 
 
-def _ward(settings: Settings, pin: wiring.Pin, ready: Ready) -> int:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # for the lines to peers, where there are any
-    from hsmd.daemon import warden  # kept like the worker's
+def _ward(settings: Settings, pins: Pins, line: SealLine | None, ready: Ready) -> int:
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # for administrators, and for lines to peers
+    from hsmd.daemon import keeping, warden  # kept like the worker's
 
     logs.configure(settings.log, "warden")
-    return warden.run(settings, pin, ready)
+    pin, path = pins(), settings.seal.file
+    seal = keeping.keeper(path, pin, line) if line is not None and path is not None else None
+    return warden.run(settings, pin, ready, seal)
+
+
+def _work_sealed(settings: Settings, index: int, line: SealLine, ready: Ready) -> int:
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES
+    from hsmd.daemon import sealed  # kept like the worker's
+
+    line.leave()
+    logs.configure(settings.log, f"worker-{index}")
+    return sealed.work(settings, index, ready)
+
+
+def _ward_sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure, ready: Ready) -> int:
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES
+    from hsmd.daemon import sealed  # kept like the worker's
+
+    line.enter()
+    logs.configure(settings.log, "warden")
+    return sealed.ward(settings, path, line, failure(), ready)
 
 
 def _forward(settings: Settings, name: str, ready: Ready) -> int:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from hsmd.hsm import TokenRefused
 from hsmd.store import StoreError
 
 EX_FAILED, EX_CONFIG = 1, 78
-_EX_PIN = 77  # between processes only: a refused PIN, for which the daemon ends with EX_CONFIG
+EX_PIN = 77  # between processes only: a refused PIN, for which the daemon ends with EX_CONFIG
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _STEADY_SECONDS = 30.0
@@ -62,7 +62,11 @@ def harden() -> None:
 
 
 class Supervisor:
-    """A set of processes, kept alive until SIGTERM or SIGINT."""
+    """A set of processes, kept alive until SIGTERM or SIGINT.
+
+    What serves may become another set (`replace`), and a process may be run beside them (`beside`): that is
+    for who extends this, by `heard` for what it listens to, `given_up` for what can't get better by itself.
+    """
 
     def __init__(self, bodies: Mapping[str, Body], grace_seconds: float, place: str) -> None:
         """`bodies` by process name; `place` is where they serve, for the log."""
@@ -72,6 +76,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._announced = False
+        self._next: list[Child] | None = None  # they start when all that serve now are gone
+        self._deadline = 0.0  # of those
+        self._beside: tuple[Child, Callable[[int], None]] | None = None
 
     def run(self) -> int:
         """Start, watch, stop; the exit code."""
@@ -82,20 +89,54 @@ class Supervisor:
         for number in _ENDINGS:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._selector.register(wake, selectors.EVENT_READ)
+        self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         code = 0
         while not self._stopping:
             self._start_due()
-            self._wait(wake)
+            self._wait()
             code = self._reap()
             if code:
                 break
         return self._end(code)
 
+    # For who extends this
+
+    def listen(self, descriptor: int) -> None:
+        """From now on `heard` is called when there is something to read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, self.heard)
+
+    def heard(self) -> None:
+        """There is something to read."""
+
+    def given_up(self, code: int) -> int:
+        """A process ended for what can't get better by itself; the exit code, 0 to go on."""
+        return code
+
+    def started(self) -> None:
+        """All processes are ready."""
+        log.info("serving on %s", self._place)
+        notify("READY=1")
+
+    def replace(self, bodies: Mapping[str, Body]) -> None:
+        """End all processes, then keep these alive instead."""
+        self._next = [Child(name, body) for name, body in bodies.items()]
+        self._deadline = time.monotonic() + self._grace + _GRACE_MARGIN
+        for child in self._children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+    def beside(self, name: str, body: Body, done: Callable[[int], None]) -> None:
+        """Run one process beside the others, once; `done` is told its exit code, as `run_once` has it."""
+        self._beside = Child(name, body, _fork(body, None)), done
+
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def _start_due(self) -> None:
+        if self._next is not None:
+            if any(child.pid for child in self._children):
+                return
+            self._children, self._next, self._announced = self._next, None, False
         now = time.monotonic()
         for child in self._children:
             if child.pid == 0 and child.due <= now:
@@ -103,65 +144,92 @@ class Supervisor:
                 child.ready, child.started = False, now
                 child.pid = _fork(child.body, writing)
                 os.close(writing)
-                self._selector.register(reading, selectors.EVENT_READ, child)
+                self._selector.register(reading, selectors.EVENT_READ, partial(self._told, reading, child))
 
-    def _wait(self, wake: int) -> None:
-        """Until a signal, a child's word, or the moment when the next one starts again."""
+    def _told(self, reading: int, child: Child) -> None:
+        child.ready = os.read(reading, 1) == _READY
+        self._selector.unregister(reading)
+        os.close(reading)
+
+    def _wait(self) -> None:
+        """Until a signal, a child's word, or the moment when the next one starts again or must be gone."""
         now = time.monotonic()
-        dues = [child.due - now for child in self._children if child.pid == 0]
+        if self._next is None:
+            dues = [child.due - now for child in self._children if child.pid == 0]
+        else:
+            dues = [self._deadline - now]
         for key, _ in self._selector.select(max(min(dues), 0) if dues else None):
-            if key.fd == wake:
-                os.read(wake, 4096)
-                continue
-            key.data.ready = os.read(key.fd, 1) == _READY
-            self._selector.unregister(key.fd)
-            os.close(key.fd)
-        if not self._announced and all(child.ready for child in self._children):
+            key.data()
+        if not self._announced and self._next is None and all(child.ready for child in self._children):
             self._announced = True
-            log.info("serving on %s", self._place)
-            notify("READY=1")
+            self.started()
 
     def _reap(self) -> int:
         """Plan the restart of what died; the exit code when it died of what can't get better by itself."""
+        self._reap_beside()
         for child in self._children:
             pid, status = os.waitpid(child.pid, os.WNOHANG) if child.pid else (0, 0)
             if pid == 0:
                 continue
+            if self._next is not None:  # it was told to
+                child.pid = 0
+                continue
             code = os.waitstatus_to_exitcode(status)
             log.error("%s ended unexpectedly (%s)", child.name, code)
-            if code == _EX_PIN or (code == EX_CONFIG and not self._announced):
+            if code == EX_PIN or (code == EX_CONFIG and not self._announced):
                 child.pid = 0
-                return EX_CONFIG
+                return self.given_up(code)
             lasted = time.monotonic() - child.started
             child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
             child.pid, child.due = 0, time.monotonic() + child.pause
             if not self._announced and child.pause >= _LONGEST_PAUSE:
                 log.critical("%s can't be started", child.name)
-                return EX_FAILED
+                return self.given_up(EX_FAILED)
+        if self._next is not None and time.monotonic() >= self._deadline:
+            self._kill(self._children)
         return 0
+
+    def _reap_beside(self) -> None:
+        if self._beside is None:
+            return
+        child, done = self._beside
+        pid, status = os.waitpid(child.pid, os.WNOHANG)
+        if pid:
+            self._beside = None
+            done(_exit_code(status))
+
+    def _kill(self, children: Iterable[Child]) -> None:
+        for child in children:
+            if child.pid:
+                log.error("%s did not end within the grace time", child.name)
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                child.pid = 0
 
     def _end(self, code: int) -> int:
         """Pass SIGTERM on and wait; what outlives the grace time is killed."""
         notify("STOPPING=1")
         alive = [child for child in self._children if child.pid]
+        if self._beside is not None:
+            alive.append(self._beside[0])
         for child in alive:
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + self._grace + _GRACE_MARGIN
         while alive and time.monotonic() < deadline:
             alive = [child for child in alive if os.waitpid(child.pid, os.WNOHANG)[0] == 0]
             time.sleep(_POLL_SECONDS)
-        for child in alive:
-            log.error("%s did not end within the grace time", child.name)
-            os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-        return code
+        self._kill(alive)
+        return EX_CONFIG if code == EX_PIN else code
 
 
 def run_once(body: Body) -> int:
     """Run the body in a process of its own; its exit code, 128 + the number of a signal that ended it."""
-    code = os.waitstatus_to_exitcode(os.waitpid(_fork(body, None), 0)[1])
-    if code == _EX_PIN:
-        return EX_CONFIG
+    code = _exit_code(os.waitpid(_fork(body, None), 0)[1])
+    return EX_CONFIG if code == EX_PIN else code
+
+
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
 
 
@@ -187,7 +255,7 @@ def _fork(body: Body, ready: int | None) -> int:
             code = body(partial(_tell, ready))
     except (ConfigError, TokenRefused, StoreError) as error:
         log.critical("%s", error)
-        code = _EX_PIN if isinstance(error, TokenRefused) and error.pin else EX_CONFIG
+        code = EX_PIN if isinstance(error, TokenRefused) and error.pin else EX_CONFIG
     except Error as error:
         log.critical("%s (%s)", error, error.__cause__)
     except BaseException:  # a forked child must not run its parent's code

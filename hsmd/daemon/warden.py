@@ -26,6 +26,7 @@ from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, imports, kept, replicas, rotation
 from hsmd.domain.core import Call, Core
+from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
 
@@ -36,21 +37,24 @@ _AUDIT_SECONDS = 5.0
 if TYPE_CHECKING:
     from hsmd.daemon.admin import AdminDoor
 
-_MOST_SPARES = 16  # threads of the administrators' door for those that are held
 _PEER_PAUSE = 60.0  # for a peer that hangs: other keys are waiting
 _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
-    """Do the jobs round by round until SIGTERM; the exit code. Raises ConfigError and TokenRefused."""
+def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Keeper | None = None) -> int:
+    """Do the jobs round by round until SIGTERM; the exit code. Raises ConfigError and TokenRefused.
+
+    `seal` is that of a daemon which operators have unsealed.
+    """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     pool = _pool(settings)
     core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, pause=_PEER_PAUSE)
     core.keystores = keystores.backings(settings, pin)
+    core.seal = seal
     audit = wiring.open_audit(settings, "warden")
     core.store.check()
     keystores.report_strays(core)
@@ -68,6 +72,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     threads = [
         threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
     ]
+    threads += _keeping(core, stopping)
     for thread in threads:
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
@@ -91,10 +96,28 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     return 0
 
 
+def _keeping(core: Core, stopping: threading.Event) -> list[threading.Thread]:
+    seal = core.seal
+    if not isinstance(seal, Keeper):
+        return []
+    return [threading.Thread(target=_keep, args=(seal, core, stopping), daemon=True, name="seal")]
+
+
+def _keep(seal: Keeper, core: Core, stopping: threading.Event) -> None:
+    """Keep the seal in step with the registry, from the moment that the HSM has taken the PIN."""
+    while not stopping.is_set():
+        if core.token.status().state == "connected":
+            try:
+                seal.keep(core)
+            except Exception:
+                log.exception("the seal can't be kept; the next round tries again")
+        stopping.wait(_ROUND_SECONDS)
+
+
 def _pool(settings: Settings) -> Pool | None:
     """The threads of the administrators' door, where there is one."""
     own = settings.admin
-    return Pool(own.threads, own.threads + _MOST_SPARES) if own.enabled else None
+    return Pool(own.threads, own.threads + wiring.SPARE_ADMINISTRATORS) if own.enabled else None
 
 
 def _open_door(settings: Settings, core: Core, audit: Log, pool: Pool | None) -> "AdminDoor | None":

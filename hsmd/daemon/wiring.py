@@ -3,7 +3,8 @@
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hsmd.store import Store, identity
 PIN_CREDENTIAL = "hsm-pin"
 _WIDEST_SOCKET_MODE = 0o660
 WORKER_MARK = "{worker}"  # in a socket's path: each worker has its own
+SPARE_ADMINISTRATORS = 16  # threads of the administrators' door for those that are held
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,12 +41,22 @@ class Pin:
 def read_pins(settings: Settings) -> Pin:
     """The PIN, and those of the keystores. Raises ConfigError."""
     keystores = {
-        each.cluster_id: _read_pin(
-            each.pin_file, f"keystores[{index}].pin_file", f"{PIN_CREDENTIAL}-{each.cluster_id}"
-        )
+        each.cluster_id: read_keystore_pin(settings, index, Refusal())
         for index, each in enumerate(settings.keystores)
     }
     return replace(read_pin(settings.hsm), keystores=keystores)
+
+
+def read_keystore_pin(settings: Settings, index: int, refusal: Refusal) -> Pin:
+    """The PIN of one keystore's token. Raises ConfigError."""
+    each = settings.keystores[index]
+    found = _read_pin(each.pin_file, f"keystores[{index}].pin_file", f"{PIN_CREDENTIAL}-{each.cluster_id}")
+    return replace(found, refusal=refusal)
+
+
+def no_pins(settings: Settings) -> Pin:
+    """What a process is given that has no business with any token."""
+    return Pin("", "none", keystores={each.cluster_id: Pin("", "none") for each in settings.keystores})
 
 
 def read_pin(settings: Hsm) -> Pin:
@@ -112,6 +124,9 @@ def check_seals(settings: Settings, token: Token) -> None:
         with store.read() as tx:
             if identity.is_foreign(tx):
                 raise ConfigError("the store was sealed by another token: a wrong token, or a wrong store")
+            root = _root_label(tx)
+        if root and root not in token.labels():
+            raise ConfigError(f"the token lacks {root}: a wrong token, or `hsmd init` is due")
     finally:
         store.close()
 
@@ -148,6 +163,7 @@ def _lines(settings: Settings, pause: float) -> Mapping[str, Line]:
         return {}
     from hsmd.daemon import lines  # gRPC, which must be loaded after the fork
 
+        pin_source=pin.source,
     return lines.open_lines(settings.peers, pause)
 
 
@@ -183,6 +199,20 @@ def make_room(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         return
+@contextmanager
+def socket_at(listener: UnixListener, index: int) -> Iterator[str]:
+    """The address to listen at, while which the socket gets its mode. Raises ConfigError."""
+    path, mode = socket_path(listener, index), socket_mode(listener)
+    make_room(path)
+    mask = os.umask(0o777 & ~mode)  # never wider, not even for a moment
+    try:
+        yield f"unix:{path}"
+    except RuntimeError as error:
+        raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
+    finally:
+        os.umask(mask)
+
+
     except (OSError, ValueError) as error:
         raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
 

@@ -1,7 +1,6 @@
 """A worker: gRPC servers on the shared port and the local sockets, over a token login of its own."""
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -101,17 +100,9 @@ class Worker:
             each.start()
 
     def _open_socket(self, listener: UnixListener) -> None:
-        path = wiring.socket_path(listener, self._index)
-        mode = wiring.socket_mode(listener)
         one = self._server(evidence.socket(self._core, listener))
-        wiring.make_room(path)
-        mask = os.umask(0o777 & ~mode)  # never wider, not even for a moment
-        try:
-            one.add_insecure_port(f"unix:{path}")
-        except RuntimeError as error:
-            raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
-        finally:
-            os.umask(mask)
+        with wiring.socket_at(listener, self._index) as address:
+            one.add_insecure_port(address)
 
     def _server(self, meet: evidence.Meet) -> grpc.Server:
         settings = self._settings
