@@ -122,7 +122,7 @@ def test_token_objects_outlive_the_connection(tmp_path: Path) -> None:
 def test_check_values_tell_keys_apart(token: Token) -> None:
     token.make_root_key("second")
     first, second = (token.check_value(token.find(label)) for label in ("root", "second"))
-    assert len(first) == len(second) == 6
+    assert len(first) == len(second) == 16
     assert first != second
     assert first == token.check_value(token.find("root"))
 

@@ -19,26 +19,37 @@ desk.py        a thread's session and the border where faults are translated
 loading.py     keys on their way in and out, wrapped
 pairs.py       the door's half for key pairs and HMACs
 kept.py        the same for keys that stay in the token
+ukey_token.py  a UKey in its holder's hands, for hsmctl
+passage.py     the same for keys of hsmd's own that may pass to another token
+blank.py       a token before its user can log in
 token.py       the door: Token
 """
 
 from hsmd.hsm.address import Address, AddressError, parse_address
+from hsmd.hsm.blank import Blank, Officer
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused, WrongSize
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import TokenStatus
 from hsmd.hsm.pairs import Pair
+from hsmd.hsm.passage import CARRIER_BYTES, Carrier, Held, Passed
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
 from hsmd.hsm.token import Token
 
 __all__ = [
+    "CARRIER_BYTES",
     "Address",
     "AddressError",
     "BadData",
+    "Blank",
     "Capability",
+    "Carrier",
     "Handle",
+    "Held",
     "ObjectGone",
+    "Officer",
     "Pair",
+    "Passed",
     "Refusal",
     "Token",
     "TokenRefused",

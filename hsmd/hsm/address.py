@@ -80,6 +80,43 @@ def parse_address(uri: str) -> Address:
     return Address(module_path=_module_path(query), **values)  # type: ignore[arg-type]  # typed by slot above
 
 
+@dataclass(frozen=True, slots=True)
+class UKeyAddress:
+    """A UKey's token, and its key there by label (`object`) and CKA_ID (`id`); None matches any."""
+
+    token: Address
+    label: str | None = None
+    key_id: bytes | None = None
+
+
+def parse_ukey_address(uri: str) -> UKeyAddress:
+    """Read a URI like `pkcs11:token=alice;object=hsmd?module-path=...`: a token's, and maybe a key of it.
+
+    Raises AddressError.
+    """
+    if uri[: len(_SCHEME)].lower() != _SCHEME:
+        raise AddressError("an address begins with pkcs11:")
+    path, mark, query = uri[len(_SCHEME) :].partition("?")
+    named: dict[str, str] = {}
+    others = []
+    for part in path.split(";") if path else ():
+        name, _, raw = part.partition("=")
+        if name not in ("object", "id", "type"):
+            others.append(part)
+        elif name in named or not _PATH_TEXT.match(raw):
+            raise AddressError(f"{name}: stands twice, or a character in it has to be percent-encoded")
+        else:
+            named[name] = raw
+    if named.get("type", "private") != "private":
+        raise AddressError("type: a private key is due")
+    token = parse_address(f"{_SCHEME}{';'.join(others)}{mark}{query}")
+    try:
+        label = unquote_to_bytes(named["object"]).decode() if "object" in named else None
+    except UnicodeDecodeError as error:
+        raise AddressError("object: is not UTF-8") from error
+    return UKeyAddress(token, label, unquote_to_bytes(named["id"]) if "id" in named else None)
+
+
 def _module_path(query: str) -> Path:
     found: list[str] = []
     for name, value in _attributes(query, "&", _QUERY_TEXT):

@@ -90,7 +90,7 @@ def establish(
         entering()
         module.initialize()
         try:
-            token = _find(module.slots(), address)
+            token = find_token(module.slots(), address)
             anchor = _log_in(token, pin, refusal)
             found = probe_pairs(module, anchor, probe(module, anchor))
             pulse = _pulse(module, anchor)
@@ -130,9 +130,10 @@ def _pulse(module: Module, anchor: Session) -> _Pulse | None:
         raise
 
 
-def _find(slots: list[Slot], address: Address) -> Token:
+def find_token(slots: list[Slot], address: Address) -> Token:
+    """The one token that the address means. Raises TokenRefused, Error(UNAVAILABLE), PKCS11Error."""
     tokens = [token for token in map(_token_in, slots) if token]
-    matching = [token for token in tokens if _agrees(token, address, TOKEN_FIELDS)]
+    matching = [token for token in tokens if agrees(token, address, TOKEN_FIELDS)]
     if len(matching) > 1:
         serials = [_text(token.serial) for token in matching]
         if all(serials):
@@ -159,7 +160,8 @@ def _token_in(slot: Slot) -> Token | None:
     return token if TokenFlag.TOKEN_INITIALIZED in token.flags else None
 
 
-def _agrees(token: Token, address: Address, names: tuple[str, ...]) -> bool:
+def agrees(token: Token, address: Address, names: tuple[str, ...]) -> bool:
+    """Whether the token is as these fields of the address say."""
     has = {
         "token": token.label,
         "serial": _text(token.serial),

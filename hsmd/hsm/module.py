@@ -71,9 +71,26 @@ class EcdhParameter(ctypes.Structure):
     ]
 
 
-def oaep_parameter() -> OaepParameter:
-    """SHA-256, MGF1 of the same, an empty label (CKZ_DATA_SPECIFIED)."""
-    return OaepParameter(Mechanism.SHA256, MGF.SHA256, 1, None, 0)
+class TokenInfo(ctypes.Structure):
+    """CK_TOKEN_INFO."""
+
+    _fields_ = [
+        *(("label", ctypes.c_char * 32), ("manufacturer", ctypes.c_char * 32)),
+        *(("model", ctypes.c_char * 16), ("serial", ctypes.c_char * 16), ("flags", c_ulong)),
+        *((name, c_ulong) for name in ("most_sessions", "sessions", "most_writers", "writers")),
+        *((name, c_ulong) for name in ("longest_pin", "shortest_pin")),
+        *((name, c_ulong) for name in ("public_room", "public_left", "private_room", "private_left")),
+        *(("hardware", ctypes.c_ubyte * 2), ("firmware", ctypes.c_ubyte * 2), ("time", ctypes.c_char * 16)),
+    ]
+
+
+_OAEP = {"sha1": (Mechanism.SHA_1, MGF.SHA1), "sha256": (Mechanism.SHA256, MGF.SHA256)}
+
+
+def oaep_parameter(digest: str = "sha256") -> OaepParameter:
+    """SHA-256 or SHA-1, MGF1 of the same, an empty label (CKZ_DATA_SPECIFIED)."""
+    hashed, mask = _OAEP[digest]
+    return OaepParameter(hashed, mask, 1, None, 0)
 
 
 # Places in CK_FUNCTION_LIST (PKCS#11 2.40, pkcs11f.h order; place 0 is the version), with the arguments.
@@ -82,6 +99,8 @@ _TEMPLATE = (POINTER(_Attribute), c_ulong)
 _FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "C_Initialize": (1, (c_void_p,)),
     "C_Finalize": (2, (c_void_p,)),
+    "C_GetTokenInfo": (7, (c_ulong, POINTER(TokenInfo))),
+    "C_InitToken": (10, (c_ulong, ctypes.c_char_p, c_ulong, ctypes.c_char_p)),
     "C_CreateObject": (21, (_SESSION, *_TEMPLATE, POINTER(_OBJECT))),
     "C_DestroyObject": (23, (_SESSION, _OBJECT)),
     "C_GetAttributeValue": (25, (_SESSION, _OBJECT, *_TEMPLATE)),
@@ -167,6 +186,17 @@ class Module:
     def slots(self) -> list[Slot]:
         """All slots, with a token or without. Raises PKCS11Error."""
         return self._lib.get_slots()
+
+    def token_info(self, slot: Slot) -> TokenInfo:
+        """C_GetTokenInfo. Raises PKCS11Error."""
+        info = TokenInfo()
+        check(self._call["C_GetTokenInfo"](slot.slot_id, byref(info)))
+        return info
+
+    def init_token(self, slot: Slot, so_pin: str, label: str) -> None:
+        """C_InitToken: whatever the token held is gone. `label` has 32 bytes at most. Raises PKCS11Error."""
+        pin = so_pin.encode()
+        check(self._call["C_InitToken"](slot.slot_id, pin, len(pin), label.encode().ljust(32)))
 
     def create(self, session: Session, template: Template) -> int:
         """C_CreateObject: the handle of an object with given value. Raises PKCS11Error."""

@@ -75,3 +75,12 @@ def wrap(session: Session, mechanism: Mechanism, root: int, key: int) -> bytes:
     """The key under the root, by KWP. Raises PKCS11Error."""
     wrapped: bytes = BoundKey(session, root).wrap_key(BoundKey(session, key), mechanism=mechanism)
     return wrapped
+
+
+def wrap_oaep(session: Session, public: int, key: int, digest: str) -> bytes:
+    """The key by RSAES-OAEP with "sha256" or "sha1", MGF1 of the same, an empty label. Raises PKCS11Error."""
+    used = {"sha1": (Mechanism.SHA_1, MGF.SHA1, None), "sha256": (Mechanism.SHA256, MGF.SHA256, None)}[digest]
+    wrapped: bytes = BoundKey(session, public).wrap_key(
+        BoundKey(session, key), mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=used
+    )
+    return wrapped

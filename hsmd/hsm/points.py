@@ -109,6 +109,11 @@ def peer_point(row: KeyAlgorithm, peer: bytes) -> bytes:
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
+def ec_point(row: KeyAlgorithm, public: bytes) -> bytes:
+    """CKA_EC_POINT of a SubjectPublicKeyInfo: uncompressed, in a DER OCTET STRING. Raises BadData."""
+    return _tagged(0x04, peer_point(row, public))
+
+
 def base_point(row: KeyAlgorithm) -> bytes:
     """The curve's generator, uncompressed: 1 times itself."""
     one = ec.derive_private_key(1, curve(row))

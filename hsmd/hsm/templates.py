@@ -18,6 +18,7 @@ _CAPABILITIES = (
     Attribute.UNWRAP,
     Attribute.DERIVE,
 )
+USES = _CAPABILITIES
 # What a private key can be allowed; SoftHSM2 refuses a template that names more.
 _PRIVATE_CAPABILITIES = (
     Attribute.DECRYPT,
@@ -53,6 +54,7 @@ PAIR_GENERATORS = {
 }
 # What CKA_EC_PARAMS of Ed25519 may be: the OBJECT IDENTIFIER of RFC 8410, or the name (PKCS#11 3.0, 2.3.3).
 EDWARDS_CURVES = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
+UKEY_CURVES = {256: bytes.fromhex("06082a8648ce3d030107"), 384: bytes.fromhex("06052b81040022")}  # EC_PARAMS
 GENERATORS = {"aes": Mechanism.AES_KEY_GEN, "generic-secret": Mechanism.GENERIC_SECRET_KEY_GEN}
 
 # RFC 5649 under its own number, and under the one older tokens know it by (where others mean PKCS#7 padding):
@@ -158,6 +160,44 @@ def agreed(size: int) -> Template:
     )
 
 
+def ukey_public(kind: str, bits: int, label: str, key_id: bytes) -> Template:
+    """The public half of a UKey's key ("rsa", "ec"), which stays in its token."""
+    size: dict[Attribute, object] = (
+        {Attribute.MODULUS_BITS: bits, Attribute.PUBLIC_EXPONENT: b"\1\0\1"}
+        if kind == "rsa"
+        else {Attribute.EC_PARAMS: UKEY_CURVES[bits]}
+    )
+    able = {Attribute.VERIFY: True, **({Attribute.ENCRYPT: True} if kind == "rsa" else {})}
+    return Template({Attribute.TOKEN: True, Attribute.LABEL: label, Attribute.ID: key_id, **able, **size})
+
+
+def ukey_private(kind: str, label: str, key_id: bytes) -> Template:
+    """The private half: it signs and opens, inside, and never leaves its token."""
+    opens = Attribute.DECRYPT if kind == "rsa" else Attribute.DERIVE
+    return Template(
+        {
+            Attribute.TOKEN: True,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.LABEL: label,
+            Attribute.ID: key_id,
+            Attribute.SIGN: True,
+            opens: True,
+        }
+    )
+
+
+def like(
+    kind: ObjectClass, *, label: str | None = None, key_id: bytes | None = None, signs: bool | None = None
+) -> Template:
+    """What to look for; None matches anything."""
+    wanted = {Attribute.LABEL: label, Attribute.ID: key_id, Attribute.SIGN: signs}
+    return Template(
+        {Attribute.CLASS: kind, **{name: value for name, value in wanted.items() if value is not None}}
+    )
+
+
 def unwrapper(value: bytes) -> Template:
     """An AES key of known value that unwraps, nothing else."""
     return secret("aes", (Attribute.UNWRAP,), more={Attribute.VALUE: value})
@@ -183,9 +223,10 @@ def at_work(row: KeyAlgorithm) -> Template:
     return _AT_WORK[row.kind]
 
 
-def root_key(label: str) -> Template:
-    """A token object that wraps and unwraps keys, nothing else."""
-    return secret("aes", _WRAP, more={**_token_object(label), Attribute.VALUE_LEN: 32})
+def root_key(label: str, *, extractable: bool = False) -> Template:
+    """A token object that wraps and unwraps keys, nothing else. `extractable`: until a ceremony closes it."""
+    more = {**_token_object(label), Attribute.VALUE_LEN: 32}
+    return secret("aes", _WRAP, extractable=extractable, more=more)
 
 
 def kept(row: KeyAlgorithm, label: str) -> Template:
@@ -202,9 +243,61 @@ def is_kept(label: str, row: KeyAlgorithm | None = None) -> Template:
     return Template({**({Attribute.CLASS: kind} if row else {}), **_token_object(label)})
 
 
-def hmac_key(label: str) -> Template:
-    """A token object that makes HMACs."""
-    return secret("generic-secret", _MAC, more={**_token_object(label), Attribute.VALUE_LEN: 32})
+def hmac_key(label: str, *, extractable: bool = False) -> Template:
+    """A token object that makes HMACs. `extractable`: as with root_key."""
+    more = {**_token_object(label), Attribute.VALUE_LEN: 32}
+    return secret("generic-secret", _MAC, extractable=extractable, more=more)
+
+
+def signing_pair(label: str, curve: bytes, *, extractable: bool) -> tuple[Template, Template]:
+    """Both halves of an EC pair that stays in the token and signs, nothing else."""
+    public = {**_public_object("ec", (Attribute.VERIFY,), label), Attribute.EC_PARAMS: curve}
+    return Template(public), private(
+        "ec", (Attribute.SIGN,), extractable=extractable, more=_token_object(label)
+    )
+
+
+def signing_public(label: str, curve: bytes, point: bytes) -> Template:
+    """The public half of such a pair that came from elsewhere. `point`: CKA_EC_POINT."""
+    more = {Attribute.EC_PARAMS: curve, Attribute.EC_POINT: point}
+    return Template({**_public_object("ec", (Attribute.VERIFY,), label), **more})
+
+
+def transport_pair(label: str, bits: int) -> tuple[Template, Template]:
+    """Both halves of an RSA pair that takes keys in from another token; its private key never leaves."""
+    size = {Attribute.MODULUS_BITS: bits, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+    public = Template({**_public_object("rsa", (Attribute.WRAP,), label), **size})
+    return public, private("rsa", (Attribute.UNWRAP,), more=_token_object(label))
+
+
+def transport_public(modulus: bytes, exponent: bytes) -> Template:
+    """The public half of another token's transport pair, of this session."""
+    more = {Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent, Attribute.TOKEN: False}
+    return Template({**_public_object("rsa", (Attribute.WRAP,), ""), **more})
+
+
+def passed(kind: str, label: str, *, said: bool) -> Template:
+    """A key that comes in from another token to stay. `kind`: "aes", "generic-secret", "ec".
+
+    `said`: see trial_unwrapped. Tokens that refuse to be told CKA_EXTRACTABLE don't listen to CKA_SENSITIVE
+    either: they are told afterwards.
+    """
+    extractable = said or None
+    more = _token_object(label)
+    if kind == "ec":
+        return private(kind, (Attribute.SIGN,), extractable=extractable, more=more)
+    uses = _WRAP if kind == "aes" else _MAC
+    return secret(kind, uses, extractable=extractable, more=more)
+
+
+def labelled_public(label: str) -> Template:
+    """The same of public keys only."""
+    return Template({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.LABEL: label})
+
+
+def labelled(label: str) -> Template:
+    """What all objects of that label in the token are found by."""
+    return Template({Attribute.TOKEN: True, Attribute.LABEL: label})
 
 
 def trial(kind: str, value: bytes) -> Template:
@@ -218,6 +311,14 @@ def candidate_secret(*, said: bool) -> Template:
     return _CANDIDATE_SECRET[said]
 
 
+def in_passing(row: KeyAlgorithm, *, said: bool) -> Template:
+    """A key between being unwrapped and wrapped again, of no other use. `said`: see trial_unwrapped.
+
+    A secret is bytes of no kind, which wrap alike.
+    """
+    return _IN_PASSING[row.kind, said] if row.asymmetric else _CANDIDATE_SECRET[said]
+
+
 def trial_unwrapped(*, said: bool) -> Template:
     """An AES key that comes in wrapped and can be wrapped again.
 
@@ -225,6 +326,16 @@ def trial_unwrapped(*, said: bool) -> Template:
     extractable and refuse to be told.
     """
     return _TRIAL_UNWRAPPED[said]
+
+
+def _public_object(kind: str, uses: tuple[Attribute, ...], label: str) -> dict[Attribute, object]:
+    return {
+        Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+        Attribute.KEY_TYPE: _PAIR_TYPES[kind],
+        Attribute.PRIVATE: False,
+        **_token_object(label),
+        **{capability: capability in uses for capability in _PUBLIC_CAPABILITIES},
+    }
 
 
 def _token_object(label: str) -> dict[Attribute, object]:
@@ -241,9 +352,17 @@ _CANDIDATES = {
     for kind, uses in _PAIR_USES.items()
     for said in (True, False)
 }
+_IN_PASSING = {
+    (kind, said): private(kind, (), extractable=said or None) for kind in _PAIR_USES for said in (True, False)
+}
 UNWRAPPER = secret("aes", (Attribute.UNWRAP,))
 # Said of an unwrapped key afterwards, to tokens that don't listen while unwrapping.
 CONFINED = Template({Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False})
+CLOSED = Template({Attribute.EXTRACTABLE: False})
+SENSITIVE = Template({Attribute.SENSITIVE: True})
+PERSISTING = Template({Attribute.TOKEN: True})
+# An AES key that carries other keys from one token to another: wrapped itself, or of known value.
+CARRIER = secret("aes", (Attribute.WRAP,), extractable=True, more={Attribute.VALUE_LEN: 32})
 PULSE = secret("generic-secret", _MAC, more={Attribute.VALUE_LEN: 32})
 _CANDIDATE_SECRET = {said: secret("generic-secret", (), extractable=said or None) for said in (True, False)}
 _TRIAL_UNWRAPPED = {said: secret("aes", _CIPHER, extractable=said or None) for said in (True, False)}

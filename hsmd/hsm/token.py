@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic
 
-from pkcs11 import Attribute, Mechanism, NoSuchKey
+from pkcs11 import Mechanism, NoSuchKey
 from pkcs11.types import Session
 
 from hsmd.algorithms import KeyAlgorithm
@@ -19,23 +19,22 @@ from hsmd.hsm.connection import locked, persisting
 from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.kept import KeptWork
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
+from hsmd.hsm.passage import PassageWork
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
-_MADE_CHECK_BYTES = 3  # as many as CKA_CHECK_VALUE has
 
 
 def _nothing(*_: object) -> None:
     pass
 
 
-class Token(KeptWork):
+class Token(PassageWork):
     """One token, used by all threads of this process. All sizes are bytes, all times seconds.
 
     `pin` stays in memory and is tried once: after a refusal nobody tries again who was given the same
@@ -47,7 +46,7 @@ class Token(KeptWork):
     RSAES-OAEP may pass through here where the token can't keep it inside: decoded, where it knows no such
     padding (see oaep.py), or to check an imported private key (see import_pair). `name` is what the log
     calls it, and `apart` keeps it from all other tokens of the same module (see Module). Work with key
-    pairs: pairs.py; with keys that stay in the token: kept.py.
+    pairs: pairs.py; with keys that stay in the token: kept.py; with those of the ceremony: passage.py.
 
     Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
     Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
@@ -147,13 +146,17 @@ class Token(KeptWork):
 
     # Token objects
 
-    def make_root_key(self, label: str) -> None:
-        """Make an AES-256 key that wraps and unwraps. Raises Error(FORMAT_INVALID) if the label is taken."""
-        self._make(label, Mechanism.AES_KEY_GEN, templates.root_key(label))
+    def make_root_key(self, label: str, *, extractable: bool = False) -> None:
+        """Make an AES-256 key that wraps and unwraps. Raises Error(FORMAT_INVALID) if the label is taken.
 
-    def make_hmac_key(self, label: str) -> None:
+        `extractable`: for the ceremony, which backs it up and closes it.
+        """
+        self._make(label, Mechanism.AES_KEY_GEN, templates.root_key(label, extractable=extractable))
+
+    def make_hmac_key(self, label: str, *, extractable: bool = False) -> None:
         """Make an HMAC-SHA-256 key. Raises Error(FORMAT_INVALID) if the label is taken."""
-        self._make(label, Mechanism.GENERIC_SECRET_KEY_GEN, templates.hmac_key(label))
+        template = templates.hmac_key(label, extractable=extractable)
+        self._make(label, Mechanism.GENERIC_SECRET_KEY_GEN, template)
 
     def find(self, label: str) -> Handle:
         """The key labelled so. Raises Error(UNAVAILABLE) unless there is exactly one."""
@@ -177,18 +180,36 @@ class Token(KeptWork):
         with self._desk().call() as desk:
             return sorted(label for _, label in persisting(desk.session))
 
-    def check_value(self, handle: Handle) -> str:
-        """The check value of a root key in hexadecimal: CKA_CHECK_VALUE.
+    def destroy_key(self, label: str) -> int:
+        """Destroy the secret keys of that label in the token, for good; how many. None is well.
 
-        Where the token keeps none, the first bytes of 32 zeros wrapped by the key.
+        Other processes that have used one find out when they use it again.
+        """
+        settings = self._link.settings
+        with locked(settings.lock_file, settings.deadline), self._desk().call() as desk:
+            connection = desk.connection
+            known = connection.labelled.pop(label, None)
+            if known is not None:
+                connection.handles.withdraw(known)
+            connection.seen.discard(label)
+            session = connection.open_session(write=True)
+            try:
+                found = persisting(session, label)
+                for key, _ in found:
+                    connection.module.destroy(session, key)
+            finally:
+                session.close()
+            return len(found)
+
+    def check_value(self, handle: Handle) -> str:
+        """The check value of a root key, 16 hex digits; the same on every token that has this key.
+
+        The first bytes of 32 zeros wrapped by it. CKA_CHECK_VALUE won't do: SoftHSM2 has none of a key that
+        was unwrapped, opencryptoki has none at all.
         """
         with self._call(handle) as desk:
-            module = desk.connection.module
-            value = module.read(desk.session, desk.object, Attribute.CHECK_VALUE, _CHECK_VALUE_BYTES)
-            if not value:
-                zeros = module.create(desk.session, templates.trial("aes", bytes(32)))
-                value = wrapped_up(desk, desk.object, zeros)[:_MADE_CHECK_BYTES]
-            return value.hex()
+            zeros = desk.connection.module.create(desk.session, templates.trial("aes", bytes(32)))
+            return wrapped_up(desk, desk.object, zeros)[:_CHECK_VALUE_BYTES].hex()
 
     # Session objects
 
