@@ -401,13 +401,28 @@ DIGEST_INVALID = Fault(
 
 # The seal; DEW names no codes of its own
 SEALED = Fault(
-    "KMS.0104", 503, "UNAVAILABLE", "The service is sealed: it is not available until its operators unseal it."
+    "KMS.0104",
+    503,
+    "UNAVAILABLE",
+    "The service is sealed: it is not available until its operators unseal it.",
 )
 NOT_SEALED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The service is not sealed.")
 SEAL_MISSING = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "There is no seal here: {reason}.")
 SEAL_REFUSED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "The seal can't be made anew: {reason}.")
 SHARE_REFUSED = Fault("KMS.0306", 403, "PERMISSION_DENIED", "The share is not taken: {reason}.")
 UNSEAL_FAILED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "It stays as it is: {reason}.")
+
+# What a quorum decides; DEW names no codes of its own
+PROPOSAL_REFUSED = Fault("IAM.0104", 403, "FAILED_PRECONDITION", "The proposal {id}: {reason}.")
+PROPOSALS_EXCEEDED = Fault(
+    "KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} open proposals {whose} is used up."
+)
+QUORUM_MISSING = Fault(
+    "KMS.0306",
+    403,
+    "PERMISSION_DENIED",
+    "The proposal {id} is not carried out: {given} of the {needed} approvals that are needed count.",
+)
 
 # The service
 # Root keys and backups

@@ -57,7 +57,7 @@ def test_plain_pins(client: Client) -> None:
 def test_cipher_pins(client: Client) -> None:
     found = {create_pin(client) for _ in range(5)}
     assert len(found) == 5
-    assert all(base64.b64decode(each, validate=True).startswith(b"HSP\x01") for each in found)
+    assert all(base64.b64decode(each, validate=True).startswith(b"HSP\x02") for each in found)
 
 
 @pytest.mark.parametrize("kind", [PLAIN, CIPHER])

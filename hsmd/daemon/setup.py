@@ -13,9 +13,10 @@ from hsmd.caller import Caller
 from hsmd.config import ConfigError, Settings
 from hsmd.daemon.wiring import Pin, now_millis, open_audit, open_store, open_token
 from hsmd.domain import administrators, builtin, passwords
-from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
+from hsmd.domain.core import CREDENTIAL_KEY_LABEL, SEALING_KEY_LABEL
 from hsmd.hsm import Token
-from hsmd.store import Store, Tx
+from hsmd.keyring import with_token_key
+from hsmd.store import Store, Tx, roots
 from hsmd.store import identity as rows
 from hsmd.store.access_keys import AccessKey, insert_access_key
 from hsmd.store.certificates import CertificateBinding, insert_binding
@@ -65,13 +66,16 @@ def initialise(
     try:
         store = open_store(settings, token)
         try:
-            _make_keys(token, store)
+            root = _make_keys(token, store)
             with store.write() as tx:
                 if rows.is_foreign(tx):
                     raise ConfigError(_FOREIGN)
+                _name_root(tx, token, root)
                 if rows.get_domain_by_name(tx, domain) is not None:
                     raise ConfigError(f"the domain {domain} exists already")
-                return _first_identity(tx, token, domain, project, user, password, roles, certificate_names)
+                return _first_identity(
+                    tx, token, root, domain, project, user, password, roles, certificate_names
+                )
         finally:
             store.close()
     finally:
@@ -120,23 +124,41 @@ def _appointed(user_id: str) -> dict[str, object]:
     )
 
 
-def _make_keys(token: Token, store: Store) -> None:
+def _make_keys(token: Token, store: Store) -> str:
+    """Make what is missing; the label of the root key that wraps what is new."""
     present = set(token.labels())
-    missing = {ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL} - present
+    # A new store takes the newest that another region's token shared with this one.
+    root = max(present, key=roots.number, default=roots.FIRST)
+    root = root if roots.number(root) else roots.FIRST
+    if SEALING_KEY_LABEL in present and store.last_change() > 0:
+        with store.read() as tx:
+            if rows.is_foreign(tx):
+                raise ConfigError(_FOREIGN)
+            root = next(each.label for each in roots.root_keys(tx) if each.state == roots.CURRENT)
+    missing = {root, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL} - present
     if missing and store.last_change() > 0:
         # Making new ones would not bring the old ones back: the store's keys need those.
         raise ConfigError(
             f"the store is in use, but the token lacks {', '.join(sorted(missing))}: wrong token?"
         )
-    if ROOT_KEY_LABEL in missing:
-        token.make_root_key(ROOT_KEY_LABEL)
-    for label in sorted(missing - {ROOT_KEY_LABEL}):
+    if root in missing:
+        token.make_root_key(root)
+    for label in sorted(missing - {root}):
         token.make_hmac_key(label)
+    return root
+
+
+def _name_root(tx: Tx, token: Token, label: str) -> None:
+    """Write down the root key of a new store. An older one that names none has made PINs with it."""
+    if not rows.has_domains(tx):
+        check_value = with_token_key(token, label, token.check_value)
+        roots.put_root_keys(tx, [roots.RootKey(label, roots.CURRENT, check_value, now_millis())])
 
 
 def _first_identity(
     tx: Tx,
     token: Token,
+    root: str,
     domain: str,
     project: str,
     user: str,
@@ -149,7 +171,7 @@ def _first_identity(
     domain_id, project_id, user_id = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
     access_key = "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(20))
     secret_key = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
-    wrapped = token.wrap_value(ACCESS_KEY, secret_key.encode(), token.find(ROOT_KEY_LABEL))
+    wrapped = token.wrap_value(ACCESS_KEY, secret_key.encode(), token.find(root))
     now = now_millis()
     rows.insert_domain(tx, Domain(domain_id, domain, enabled=True, owner_id=user_id, created=now))
     rows.insert_project(tx, Project(project_id, domain_id, project))
@@ -162,7 +184,5 @@ def _first_identity(
     administrators.appoint(tx, domain_id, user_id, now, operates=first)
     for name in certificate_names:
         insert_binding(tx, CertificateBinding(name, user_id, project_id))
-    insert_access_key(
-        tx, AccessKey(access_key, user_id, wrapped, ROOT_KEY_LABEL, enabled=True, created=now_millis())
-    )
+    insert_access_key(tx, AccessKey(access_key, user_id, wrapped, root, enabled=True, created=now_millis()))
     return Initialised(domain_id, project_id, user_id, access_key, secret_key)

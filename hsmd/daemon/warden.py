@@ -24,7 +24,7 @@ from hsmd.caller import Caller
 from hsmd.config import Settings
 from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, imports, kept, replicas, rotation
+from hsmd.domain import deletion, imports, kept, replicas, roots, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
@@ -154,7 +154,9 @@ DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletio
 ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
 EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", imports.due, imports.expire)
 REPLICAS = Job("unfinished replicas", "updatePrimaryRegion", "in step", replicas.due, replicas.finish)
-_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS)
+MOVES = Job("root key moves", "moveKey", "moved to the new root key", roots.due, roots.move)
+ROOTS = Job("root key ends", "settleRootKey", "settled", roots.settling, roots.settle)
+_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS, MOVES, ROOTS)
 
 
 def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
@@ -221,7 +223,7 @@ class Jobs:
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
-        self._to_scrub |= job not in (ROTATIONS, REPLICAS) and count > 0
+        self._to_scrub |= job not in (ROTATIONS, REPLICAS, MOVES) and count > 0
         return count
 
     def _tell(self, trouble: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from hsmd.domain.rates import Buckets
 from hsmd.hsm import AddressError, Refusal, Token, parse_address
 from hsmd.idp import open_providers
 from hsmd.keyring import Keyring, with_token_key
-from hsmd.store import Store, identity
+from hsmd.store import SealBroken, Store, Tx, identity, roots
 
 PIN_CREDENTIAL = "hsm-pin"
 _WIDEST_SOCKET_MODE = 0o660
@@ -131,6 +131,14 @@ def check_seals(settings: Settings, token: Token) -> None:
         store.close()
 
 
+def _root_label(tx: Tx) -> str:
+    """The current root key's; "" when its row is broken, which hurts those alone who make keys."""
+    try:
+        return next(each.label for each in roots.root_keys(tx) if each.state == roots.CURRENT)
+    except SealBroken:
+        return ""
+
+
 def open_core(
     settings: Settings,
     pin: Pin,
@@ -155,6 +163,7 @@ def open_core(
         peers=_lines(settings, pause),
         providers=open_providers(settings),
         rates=rates or Buckets(),
+        pin_source=pin.source,
     )
 
 
@@ -163,7 +172,6 @@ def _lines(settings: Settings, pause: float) -> Mapping[str, Line]:
         return {}
     from hsmd.daemon import lines  # gRPC, which must be loaded after the fork
 
-        pin_source=pin.source,
     return lines.open_lines(settings.peers, pause)
 
 
@@ -191,14 +199,6 @@ def socket_path(listener: UnixListener, index: int) -> Path:
     return Path(path)
 
 
-def make_room(path: Path) -> None:
-    """Remove the socket that an earlier process left. Raises ConfigError when anything else is there."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigError(f"grpc.unix: {path} is there already and is no socket")
-        path.unlink()
-    except FileNotFoundError:
-        return
 @contextmanager
 def socket_at(listener: UnixListener, index: int) -> Iterator[str]:
     """The address to listen at, while which the socket gets its mode. Raises ConfigError."""
@@ -213,6 +213,14 @@ def socket_at(listener: UnixListener, index: int) -> Iterator[str]:
         os.umask(mask)
 
 
+def make_room(path: Path) -> None:
+    """Remove the socket that an earlier process left. Raises ConfigError when anything else is there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(f"grpc.unix: {path} is there already and is no socket")
+        path.unlink()
+    except FileNotFoundError:
+        return
     except (OSError, ValueError) as error:
         raise ConfigError(f"grpc.unix: can't listen on {path}: {error}") from error
 

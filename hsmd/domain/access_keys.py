@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import operators
-from hsmd.domain.core import ROOT_KEY_LABEL, Call, Core
+from hsmd.domain.core import Call, Core
 from hsmd.errors import ACCESS_KEYS_EXCEEDED, IAM_NOT_FOUND, Error
 from hsmd.keyring import with_token_key
 from hsmd.store import Tx, policies
@@ -59,10 +59,11 @@ def new_id(prefix: str = "") -> str:
 def new_secret(core: Core) -> NewSecret:
     """A secret of 40 letters and digits. Raises Error(UNAVAILABLE) when the token is away."""
     text = "".join(secrets.choice(_SECRET_CHARACTERS) for _ in range(_SECRET_LENGTH))
+    label = core.root_label()
     wrapped = with_token_key(
-        core.token, ROOT_KEY_LABEL, lambda root: core.token.wrap_value(ACCESS_KEY, text.encode(), root)
+        core.token, label, lambda root: core.token.wrap_value(ACCESS_KEY, text.encode(), root)
     )
-    return NewSecret(text, wrapped, ROOT_KEY_LABEL)
+    return NewSecret(text, wrapped, label)
 
 
 def create(call: Call, user_id: str, description: str) -> tuple[AccessKey, str]:

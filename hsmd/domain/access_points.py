@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import KEY_SPECS
 from hsmd.domain import keyspaces
-from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.domain.core import Call
 from hsmd.domain.keyspaces import Page
 from hsmd.errors import (
     ACCESS_POINT_NOT_DISABLED,
@@ -55,7 +55,8 @@ def create(call: Call, draft: Draft) -> AccessPoint:
     keyspaces.check_name("access_point_name", draft.name)
     keyspaces.check_description(draft.description)
     _check_evidence(draft)
-    pair = _new_pair(call) if draft.kind == CUSTOM else None
+    label = call.core.root_label()
+    pair = _new_pair(call, label) if draft.kind == CUSTOM else None
     now = call.core.clock()
     point = AccessPoint(
         id=keyspaces.new_id(call),
@@ -72,7 +73,7 @@ def create(call: Call, draft: Draft) -> AccessPoint:
         created=now,
         updated=now,
         wrapped=pair.wrapped if pair else None,
-        root_label=ROOT_KEY_LABEL if pair else None,
+        root_label=label if pair else None,
         public_key=pair.public_key if pair else None,
         fingerprint=fingerprint(pair.public_key) if pair else None,
     )
@@ -163,6 +164,6 @@ def _check_evidence(draft: Draft) -> None:
             raise Error(PARAMETER_INVALID, name=name, reason=reason)
 
 
-def _new_pair(call: Call) -> Pair:
+def _new_pair(call: Call, label: str) -> Pair:
     token = call.core.token
-    return with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate_pair(_PAIR, root))
+    return with_token_key(token, label, lambda root: token.generate_pair(_PAIR, root))

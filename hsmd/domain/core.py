@@ -32,8 +32,8 @@ _IVS_AT_ONCE = 64
 
 DAY_MILLIS = 24 * 60 * 60 * 1000
 
-# Labels of the token objects that initialisation makes. Another root key may have replaced the first one since:
-# what is new is wrapped by that of `Core.root_label`.
+# Labels of the token objects that initialisation makes. Another root key may have replaced the first one
+# since: what is new is wrapped by that of `Core.root_label`.
 ROOT_KEY_LABEL = roots.FIRST
 SEALING_KEY_LABEL = "hsmd-sealing"
 CREDENTIAL_KEY_LABEL = "hsmd-credential"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import KEY_SPECS, KeyAlgorithm
 from hsmd.domain import access, import_tokens
-from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, SEALING_KEY_LABEL, Call
+from hsmd.domain.core import DAY_MILLIS, SEALING_KEY_LABEL, Call
 from hsmd.domain.import_tokens import WrappingKey
 from hsmd.errors import (
     EXPIRATION_INVALID,
@@ -61,15 +61,15 @@ class Parameters:
 def parameters(call: Call, reference: str) -> Parameters:
     """A wrapping pair and its token, good for 24 hours and this key. DEW: get-parameters-for-import."""
     key = _awaiting(access.key(call, reference))
-    token = call.core.token
+    token, label = call.core.token, call.core.root_label()
     if not token.supports_oaep():
         reason = "this HSM can't do RSAES_OAEP_SHA_256"
         raise Error(PARAMETER_INVALID, name="wrapping_algorithm", reason=reason)
     if KEY_SPECS[key.spec].asymmetric and not token.supports_foreign_pairs():
         raise Error(SPEC_INVALID, reason="this HSM can't be given private keys from outside")
-    pair = with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate_pair(_WRAPPING, root))
+    pair = with_token_key(token, label, lambda root: token.generate_pair(_WRAPPING, root))
     expires = call.core.clock() + DAY_MILLIS
-    sealed = import_tokens.seal(call, key, WrappingKey(pair.wrapped, ROOT_KEY_LABEL), expires)
+    sealed = import_tokens.seal(call, key, WrappingKey(pair.wrapped, label), expires)
     return Parameters(key.id, sealed, pair.public_key, expires)
 
 
@@ -92,11 +92,11 @@ def import_material(
         raise Error(
             PARAMETER_INVALID, name="encrypted_privatekey", reason=f"{row.name} is no key pair, it has none"
         )
-    wrapping = import_tokens.unseal(call, key, import_token)
+    wrapping, label = import_tokens.unseal(call, key, import_token), call.core.root_label()
     made, check = with_token_key(
         call.core.token,
         wrapping.root_label,
-        lambda root: _taken_in(call, row, root, wrapping.wrapped, material, private_key),
+        lambda root: _taken_in(call, row, root, wrapping.wrapped, material, private_key, label),
     )
     with call.change() as tx:
         key = _awaiting(access.key_for_change(call, tx, key.id))
@@ -108,7 +108,7 @@ def import_material(
             version=key.current_version,
             algorithm=row.name,
             wrapped=made.wrapped,
-            root_label=ROOT_KEY_LABEL,
+            root_label=label,
             created=earlier.created if earlier else call.core.clock(),
             destroyed=None,
             public_key=made.public_key or None,
@@ -190,25 +190,34 @@ def _give_up(call: Call, tx: Tx, key: Key) -> Key:
 
 
 def _taken_in(
-    call: Call, row: KeyAlgorithm, root: Handle, wrapping: bytes, material: bytes, private_key: bytes
+    call: Call,
+    row: KeyAlgorithm,
+    root: Handle,
+    wrapping: bytes,
+    material: bytes,
+    private_key: bytes,
+    label: str,
 ) -> tuple[Pair, bytes]:
-    """The material under the root key, and its check value. `root` has wrapped the key to unwrap it with."""
+    """The material under the root key of that label, and its check value.
+
+    `root` has wrapped the key to unwrap it with.
+    """
     token = call.core.token
     opener = token.unwrap(_WRAPPING, wrapping, root)
     try:
         if row.asymmetric:
-            made = _pair(call, row, opener, material, private_key)
+            made = _pair(call, row, opener, material, private_key, label)
         else:
-            made = _secret(call, row, opener, material)
+            made = _secret(call, row, opener, material, label)
     finally:
         token.destroy(opener)
-    return made, _check_value(call, row, made)
+    return made, _check_value(call, row, made, label)
 
 
-def _secret(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes) -> Pair:
+def _secret(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, label: str) -> Pair:
     token = call.core.token
     try:
-        wrapped = token.import_oaep(opener, _WRAPPING, material, row, token.find(ROOT_KEY_LABEL))
+        wrapped = token.import_oaep(opener, _WRAPPING, material, row, token.find(label))
     except WrongSize:
         raise Error(MATERIAL_SIZE_INVALID, spec=row.name, length=row.bits // 8) from None
     except BadData as error:
@@ -216,7 +225,9 @@ def _secret(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes) -> P
     return Pair(wrapped, b"")
 
 
-def _pair(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, private_key: bytes) -> Pair:
+def _pair(
+    call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, private_key: bytes, label: str
+) -> Pair:
     token = call.core.token
     value: bytes | None = None
     try:
@@ -229,26 +240,26 @@ def _pair(call: Call, row: KeyAlgorithm, opener: Handle, material: bytes, privat
     except BadData as error:
         raise Error(MATERIAL_NOT_DECRYPTED) from error
     try:
-        return token.import_pair(row, private_key, temporary, token.find(ROOT_KEY_LABEL), value)
+        return token.import_pair(row, private_key, temporary, token.find(label), value)
     except BadData as error:
         raise Error(PRIVATE_KEY_INVALID) from error
     finally:
         token.destroy(temporary)
 
 
-def _check_value(call: Call, row: KeyAlgorithm, made: Pair) -> bytes:
+def _check_value(call: Call, row: KeyAlgorithm, made: Pair, label: str) -> bytes:
     token = call.core.token
-    known = made.public_key or _proof(call, row, made.wrapped)
+    known = made.public_key or _proof(call, row, made.wrapped, label)
     return token.hmac(token.find(SEALING_KEY_LABEL), _CHECK + row.name.encode() + b"\0" + known)
 
 
-def _proof(call: Call, row: KeyAlgorithm, wrapped: bytes) -> bytes:
+def _proof(call: Call, row: KeyAlgorithm, wrapped: bytes, label: str) -> bytes:
     """Bytes that tell a secret key from others, made by the key itself, so that its value stays in the HSM.
 
     An AES key encrypts a fixed block. That its IV is fixed too is safe: nobody ever sees the result.
     """
     token = call.core.token
-    handle = token.unwrap(row, wrapped, token.find(ROOT_KEY_LABEL))
+    handle = token.unwrap(row, wrapped, token.find(label))
     try:
         if row.kind == "aes":
             return token.encrypt(handle, bytes(12), _CHECK_BLOCK, _CHECK)

@@ -9,7 +9,7 @@ from functools import partial
 
 from hsmd.algorithms import AES_256, KEY_SPECS, KeyAlgorithm
 from hsmd.domain import access, kept, keystores, limits
-from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
+from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.errors import (
     ALIAS_INVALID,
     DESCRIPTION_INVALID,
@@ -304,7 +304,7 @@ def _new_key(
 
 
 def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
-    token = call.core.token
+    token, label = call.core.token, call.core.root_label()
 
     def make(root: Handle) -> tuple[bytes, bytes | None]:
         if not row.asymmetric:
@@ -312,13 +312,13 @@ def _new_version(call: Call, key: Key, row: KeyAlgorithm) -> KeyVersion:
         pair = token.generate_pair(row, root)
         return pair.wrapped, pair.public_key
 
-    wrapped, public_key = with_token_key(token, ROOT_KEY_LABEL, make)
+    wrapped, public_key = with_token_key(token, label, make)
     return KeyVersion(
         key_id=key.id,
         version=key.current_version,
         algorithm=row.name,
         wrapped=wrapped,
-        root_label=ROOT_KEY_LABEL,
+        root_label=label,
         created=key.created,
         destroyed=None,
         public_key=public_key,

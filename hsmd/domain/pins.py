@@ -1,17 +1,16 @@
 """PINs: a second secret for a data key, without which the CMK alone does not open it (docs/decisions/0011).
 
-A plaintext PIN is any text of 8 to 128 printable characters; create-pin makes one up. A ciphertext PIN is a
-secret that is born in the HSM and goes out wrapped by the root key, so that nobody knows it, and is good for
-the data keys of one project:
+A plaintext PIN is any text of 8 to 128 printable characters; create-pin makes one up. A ciphertext PIN stands
+for a secret that nobody knows, since only the HSM makes it, and is good for the data keys of one project:
 
     offset  bytes  field
     0       4      magic and format version
-    4       1      n, length of the next field
-    5       n      label of the root key that wraps the secret
-    5 + n   ...    the secret, wrapped
-    -32     32     HMAC by the credential key, in the HSM, over the purpose, domain, project and all before
+    4       32     random bytes: the secret is the HMAC by the credential key, in the HSM, over them
+    -32     32     the same key's HMAC for another purpose, over domain, project and all before
 
-PINs are kept nowhere. Data keys are bound to them for ever, so old magics are read for ever.
+The first format held the secret itself, wrapped by a root key; that one's label, behind its length, stood
+before it. PINs are kept nowhere. Data keys are bound to them for ever, so old magics are read for ever; those
+of the first format as long as their root key is there.
 """
 
 import base64
@@ -22,10 +21,11 @@ import string
 from dataclasses import dataclass, field
 
 from hsmd.algorithms import KEY_SPECS
-from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, Call
+from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Call
 from hsmd.errors import KEYSTORE_REFUSED, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.hsm import BadData, Handle
 from hsmd.keyring import with_token_key
+from hsmd.store import roots
 from hsmd.store.keys import Key
 
 PLAIN, CIPHER = "PlainText", "CipherText"
@@ -46,8 +46,10 @@ _LENGTHS = range(8, 129)
 _MADE_CHARACTERS = 20
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET = KEY_SPECS["HMAC_256"]
-_MAGIC = b"HSP\x01"
+_MAGIC, _FIRST_MAGIC = b"HSP\x02", b"HSP\x01"
+_RANDOM_BYTES = 32
 _PURPOSE = b"hsmd pin\0"
+_PROOF = b"hsmd pin proof\0"
 _USE = b"hsmd data key of this pin"
 _MAC_BYTES = 32
 
@@ -60,12 +62,9 @@ def create(call: Call, pin_type: str, keystore_id: str) -> str:
         return _made_up(call)
     if not keystore_id:
         raise Error(PARAMETER_MISSING, name="keystore_id")
-    token = call.core.token
-    wrapped = with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(_SECRET, root))
-    label = ROOT_KEY_LABEL.encode()
-    body = _MAGIC + bytes((len(label),)) + label + wrapped
+    body = _MAGIC + call.core.token.random(_RANDOM_BYTES)
     place = (call.caller.domain_id, call.caller.project_id)
-    return base64.b64encode(body + _mac(call, place, body)).decode()
+    return base64.b64encode(body + _mac(call, _PURPOSE, place, body)).decode()
 
 
 def binding(call: Call, key: Key, pin: Pin) -> bytes:
@@ -100,16 +99,26 @@ def _made_up(call: Call) -> str:
 
 def _proof(call: Call, key: Key, pin: str) -> bytes:
     """What only the HSM can make of a ciphertext PIN that was made for the key's project."""
-    token = call.core.token
     try:
         blob = binascii.a2b_base64(pin, strict_mode=True)
     except ValueError:
         raise _unfit() from None
     body, mac = blob[:-_MAC_BYTES], blob[-_MAC_BYTES:]
-    if not hmac.compare_digest(_mac(call, (key.domain_id, key.project_id), body), mac):
+    place = (key.domain_id, key.project_id)
+    if not hmac.compare_digest(_mac(call, _PURPOSE, place, body), mac):
         raise _unfit()
-    size = body[len(_MAGIC)]
-    label, wrapped = body[len(_MAGIC) + 1 :][:size].decode(), body[len(_MAGIC) + 1 + size :]
+    if body.startswith(_FIRST_MAGIC):
+        return _first_proof(call, body)
+    return _mac(call, _PROOF, place, body)
+
+
+def _first_proof(call: Call, body: bytes) -> bytes:
+    """Of the first format: a secret that a root key has wrapped."""
+    token, start = call.core.token, len(_FIRST_MAGIC) + 1
+    size = body[start - 1]
+    label, wrapped = body[start:][:size].decode(), body[start + size :]
+    if any(each.label == label and each.state == roots.DESTROYED for each in call.core.root_keys()):
+        raise Error(PARAMETER_INVALID, name="pin", reason="the root key that it needs was destroyed")
 
     def prove(root: Handle) -> bytes:
         secret = token.unwrap(_SECRET, wrapped, root)
@@ -124,9 +133,9 @@ def _proof(call: Call, key: Key, pin: str) -> bytes:
         raise LookupError(f"a PIN is not wrapped by {label}") from error
 
 
-def _mac(call: Call, place: tuple[str, str], body: bytes) -> bytes:
+def _mac(call: Call, purpose: bytes, place: tuple[str, str], body: bytes) -> bytes:
     token = call.core.token
-    data = _PURPOSE + "\0".join((*place, "")).encode() + body
+    data = purpose + "\0".join((*place, "")).encode() + body
     return with_token_key(token, CREDENTIAL_KEY_LABEL, lambda handle: token.hmac(handle, data))
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS
-from hsmd.domain.core import ROOT_KEY_LABEL, Call
+from hsmd.domain.core import Call
 from hsmd.domain.lines import SHARE, VERSIONS_AT_ONCE, Handover, Line, Material, RootKey, Versions
 from hsmd.errors import REGION_UNAVAILABLE, REPLICA_REFUSED, REPLICAS_PRESENT, Error
 from hsmd.keyring import with_token_key
@@ -102,11 +102,11 @@ def bring(call: Call, replica: Replica, after: int, newest: int, current: int = 
     return True
 
 
-def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes) -> KeyVersion | None:
+def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes, label: str) -> KeyVersion | None:
     """The key's next version, waiting here and with every replica; None for a key that has none.
 
-    It has the material `wrapped`, or one that an earlier rotation left waiting. Raises
-    Error(REGION_UNAVAILABLE) when a replica can't be reached: the version then goes on waiting.
+    It has the material `wrapped` by the root key of that label, or one that an earlier rotation left waiting.
+    Raises Error(REGION_UNAVAILABLE) when a replica can't be reached: the version then goes on waiting.
     """
     with call.read() as tx:
         if not rows.replicas_of(tx, key_id):
@@ -120,7 +120,7 @@ def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes) -> KeyVersion |
         number = key.current_version + 1
         waiting = keys.get_version(tx, key.id, number)
         if waiting is None:
-            waiting = _version(key, number, wrapped, call.core.clock())
+            waiting = _version(key, number, wrapped, label, call.core.clock())
             rows.put_version(tx, waiting, used=SHARE * len(found))
     for each in found:
         if each.state == REPLICATED:
@@ -225,10 +225,10 @@ def _is_behind(replica: Replica, key: Key) -> bool:
     return replica.state == REPLICATED and replica.told < key.current_version
 
 
-def _version(key: Key, number: int, wrapped: bytes, now: int) -> KeyVersion:
+def _version(key: Key, number: int, wrapped: bytes, label: str, now: int) -> KeyVersion:
     if KEY_SPECS[key.spec] is not AES_256:
         raise LookupError(f"key {key.id} is no key that rotates")
-    return KeyVersion(key.id, number, AES_256.name, wrapped, ROOT_KEY_LABEL, now, destroyed=None)
+    return KeyVersion(key.id, number, AES_256.name, wrapped, label, now, destroyed=None)
 
 
 def _bring_to_agree(call: Call, replica: Replica, number: int) -> None:

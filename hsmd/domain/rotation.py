@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS
 from hsmd.domain import access, keys, replicas
-from hsmd.domain.core import DAY_MILLIS, ROOT_KEY_LABEL, Call
+from hsmd.domain.core import DAY_MILLIS, Call
 from hsmd.domain.replicas import Pick
 from hsmd.errors import (
     ASYMMETRIC_NOT_ROTATED,
@@ -147,9 +147,9 @@ def rotate_due(call: Call, key_id: str) -> bool:
 
 def _rotated(call: Call, key_id: str, pick: Pick) -> Key | None:
     """The key with its new version; None when it is not to be rotated any more."""
-    wrapped = _new_material(call)
+    label, wrapped = _new_material(call)
     for _ in range(_ATTEMPTS):
-        waiting = replicas.prepare(call, key_id, pick, wrapped)
+        waiting = replicas.prepare(call, key_id, pick, wrapped, label)
         # Not `call.change`: what another call or node did meanwhile is no change, and leaves no record.
         with call.core.store.write() as tx:
             picked = pick(tx)
@@ -158,7 +158,7 @@ def _rotated(call: Call, key_id: str, pick: Pick) -> Key | None:
             key, next_due = picked
             found = replicas.settled(call, tx, key)
             if waiting is None and not found:
-                key = _advance(call, tx, key, _version(key, wrapped), next_due)
+                key = _advance(call, tx, key, _version(key, wrapped, label), next_due)
             elif waiting is not None and waiting.version == key.current_version + 1:
                 key = _advance(call, tx, key, waiting, next_due)
             else:
@@ -201,19 +201,22 @@ def _schedule(call: Call, tx: Tx, key: Key, days: int) -> None:
     key_rows.update_key(tx, replace(key, rotation_days=days, rotation_due=next_due))
 
 
-def _new_material(call: Call) -> bytes:
-    """An AES-256 key, born in the token and wrapped there; made before the store is held for a change."""
-    token = call.core.token
-    return with_token_key(token, ROOT_KEY_LABEL, lambda root: token.generate(AES_256, root))
+def _new_material(call: Call) -> tuple[str, bytes]:
+    """An AES-256 key, born in the token and wrapped there, behind the label of the root key that did.
+
+    Made before the store is held for a change.
+    """
+    token, label = call.core.token, call.core.root_label()
+    return label, with_token_key(token, label, lambda root: token.generate(AES_256, root))
 
 
-def _version(key: Key, wrapped: bytes) -> KeyVersion:
+def _version(key: Key, wrapped: bytes, label: str) -> KeyVersion:
     return KeyVersion(
         key_id=key.id,
         version=key.current_version + 1,
         algorithm=AES_256.name,
         wrapped=wrapped,
-        root_label=ROOT_KEY_LABEL,
+        root_label=label,
         created=0,
         destroyed=None,
     )

@@ -18,7 +18,7 @@ from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import access_keys, bearers
 from hsmd.domain.attempts import throttled
 from hsmd.domain.bearers import SECURITY_TOKEN
-from hsmd.domain.core import ROOT_KEY_LABEL, Call, Core
+from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.domain.throttle import key
 from hsmd.errors import (
@@ -186,10 +186,9 @@ def _stand_in(core: Core) -> AccessKey:
 
 def _make_stand_in(core: Core) -> AccessKey:
     secret = secrets.token_hex(_STAND_IN_BYTES).encode()
-    wrapped = with_token_key(
-        core.token, ROOT_KEY_LABEL, lambda root: core.token.wrap_value(ACCESS_KEY, secret, root)
-    )
-    return AccessKey(_NO_ACCESS_KEY, "", wrapped, ROOT_KEY_LABEL, enabled=False, created=0)
+    label = core.root_label()
+    wrapped = with_token_key(core.token, label, lambda root: core.token.wrap_value(ACCESS_KEY, secret, root))
+    return AccessKey(_NO_ACCESS_KEY, "", wrapped, label, enabled=False, created=0)
 
 
 def _access_key(core: Core, access_key: str) -> AccessKey | None:

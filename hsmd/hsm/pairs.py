@@ -212,6 +212,17 @@ class PairWork(ABC):
             made = _unwrap_oaep(desk.connection.module, desk.session, desk.object, data, template, (size,))
             return wrapped_up(desk, root_object, made)
 
+    def rewrap(self, row: KeyAlgorithm, wrapped: bytes, old: Handle, new: Handle) -> bytes:
+        """What one root key has wrapped, wrapped by the other: inside the token, where nothing of it stays.
+
+        Raises BadData when it can't be unwrapped.
+        """
+        with self._call(old, blob=True) as desk:
+            new_object, wrap = second(desk, new), key_wrap(desk.connection)
+            template = templates.in_passing(row, said=desk.connection.found.extractable_said)
+            key = desk.connection.module.unwrap(desk.session, wrap, desk.object, wrapped, template)
+            return wrapped_up(desk, new_object, key)
+
     # Keys at work
 
     def sign(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from hsmd.store import roots
 from hsmd.store.core import Tx
 from hsmd.store.schema import ACCESS_KEY_USES, ACCESS_KEYS
 from hsmd.store.seals import Sealed
@@ -43,6 +44,7 @@ _forget_use = delete(ACCESS_KEY_USES).where(ACCESS_KEY_USES.c.id == bindparam("w
 
 def insert_access_key(tx: Tx, access_key: AccessKey) -> None:
     """Add an access key. Raises the store's fault when the id is taken."""
+    roots.check_usable(tx, access_key.root_label)
     _ACCESS_KEYS.insert(tx, access_key)
     tx.changed(SUBJECT, access_key.id)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import bindparam, delete, func, select
 
+from hsmd.store import roots
 from hsmd.store.core import Tx
 from hsmd.store.schema import ACCESS_POINTS
 from hsmd.store.seals import Sealed
@@ -50,6 +51,7 @@ _delete = delete(ACCESS_POINTS).where(ACCESS_POINTS.c.id == bindparam("point"))
 
 def insert(tx: Tx, point: AccessPoint) -> None:
     """Add an access point."""
+    roots.check_usable(tx, point.root_label)
     _POINTS.insert(tx, point)
 
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy import bindparam, select
 
-from hsmd.store import keys, schema
+from hsmd.store import keys, roots, schema
 from hsmd.store.core import Tx
 from hsmd.store.keys import Key, KeyUsage, KeyVersion
 from hsmd.store.schema import KEYS, LIVING
@@ -24,6 +24,7 @@ def put_material(tx: Tx, key: Key, version: KeyVersion) -> None:
 
     What a version has encrypted keeps being counted. Raises SealBroken.
     """
+    roots.check_usable(tx, version.root_label)
     if keys.get_version(tx, version.key_id, version.version) is None:
         _VERSIONS.insert(tx, version)
         _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Integer, Select, bindparam, func, literal_column, select
 
 from hsmd.errors import ALIAS_IN_USE, Error
-from hsmd.store import schema
+from hsmd.store import roots, schema
 from hsmd.store.core import Tx
 from hsmd.store.schema import KEYS, LIVING, PENDING_DELETION
 from hsmd.store.seals import SealBroken, Sealed
@@ -26,6 +26,7 @@ class Key:
 
     `rotation_days` and `rotation_due` are None unless it rotates by itself, `expires` is None for material
     that stays, `keystore_id` for the default keystore, `primary_region` for a key that was never replicated.
+    `frozen_from` is the state that a frozen key had before.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Key:
     expires: int | None = None
     keystore_id: str | None = None
     primary_region: str | None = None
+    frozen_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def insert_key(tx: Tx, key: Key, version: KeyVersion | None) -> None:
     _alias_must_be_free(tx, key)
     _KEYS.insert(tx, key)
     if version is not None:
+        roots.check_usable(tx, version.root_label)
         _VERSIONS.insert(tx, version)
         _USAGE.insert(tx, KeyUsage(version.key_id, version.version, used=0))
     tx.changed(SUBJECT, key.id)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import bindparam, delete, func, or_, select
 
-from hsmd.store import keys, schema
+from hsmd.store import keys, roots, schema
 from hsmd.store.core import Tx
 from hsmd.store.keys import KeyUsage, KeyVersion
 from hsmd.store.schema import KEYS, LIVING, REPLICAS
@@ -133,6 +133,7 @@ def put_version(tx: Tx, version: KeyVersion, used: int) -> None:
 
     What it has encrypted keeps being counted. Raises SealBroken.
     """
+    roots.check_usable(tx, version.root_label)
     if keys.get_version(tx, version.key_id, version.version) is None:
         _VERSIONS.insert(tx, version)
     else:
