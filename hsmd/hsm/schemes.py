@@ -47,6 +47,8 @@ _HASHES = {
     )
 }
 
+DIGEST_INFO = {name: each.info for name, each in _HASHES.items()}  # for CKM_RSA_PKCS
+
 # Bytes of a signature that stands for itself: Ed25519 (RFC 8032) and ML-DSA (FIPS 204, table 2).
 _WHOLE_BYTES = {"edwards": {256: 64}, "ml-dsa": {44: 2420, 65: 3309, 87: 4627}}
 _WHOLE_MECHANISMS = {"eddsa": Mechanism.EDDSA, "ml-dsa": Mechanism.ML_DSA}
