@@ -166,6 +166,11 @@ class Limits:
     token_hours: int = _within(24, 0, 24 * 365)
     clock_minutes: int = _within(15, 1, 24 * 60)  # how far a signature's clock may be off
     message_bytes: int = _within(1024 * 1024, 64 * 1024, 1 << 30)  # one gRPC message
+    proposal_hours: float = _within(24.0, 0.001, 24 * 30)  # for administrators to approve and carry it out
+    # The most that operators may give a single project; only a quorum of UKeys gives more. 0: any number.
+    keys_without_quorum: int = _within(0, 0, 1_000_000_000)
+    requests_without_quorum: int = _within(0, 0, 1_000_000)
+    calls_without_quorum: int = _within(0, 0, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +293,9 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     if built.seal.file is not None and not built.admin.enabled:
         raise ConfigError("seal.file: operators unseal at the administrators' door, [admin] is not enabled")
     if built.seal.file is not None and built.hsm.pin_file is not None:
-        raise ConfigError("seal.file: with a PIN in hsm.pin_file there is nothing to seal; one of the two is due")
+        raise ConfigError(
+            "seal.file: with a PIN in hsm.pin_file there is nothing to seal; one of the two is due"
+        )
     return built
 
 

@@ -290,6 +290,7 @@ KEYS = Table(
     Column("expires", MILLIS),  # of imported material
     Column("keystore_id", ID),  # NULL: the default one
     Column("primary_region", TEXT),  # NULL: it was never replicated
+    Column("frozen_from", Integer),  # the state before it was frozen; NULL: it is not
     _seal(),
 )
 
@@ -488,6 +489,33 @@ UKEYS = Table(
     Column("created_by", TEXT, nullable=False),  # who enrolled it: UKeys' names, or "ceremony"
     Column("revoked", MILLIS),  # NULL: it counts
     Column("revoked_by", TEXT),
+    _seal(),
+)
+
+PROPOSALS = Table(
+    "proposals",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("operation", TEXT, nullable=False),
+    Column("parameters", TEXT, nullable=False),  # JSON
+    Column("facts", TEXT, nullable=False),  # JSON: what its object was like
+    Column("proposed_by", ID, nullable=False),  # a UKey
+    Column("created", MILLIS, nullable=False, index=True),
+    Column("expires", MILLIS, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("ended", MILLIS),
+    Column("ended_by", ID),
+    Column("result", TEXT),  # JSON
+    _seal(),
+)
+
+APPROVALS = Table(
+    "approvals",
+    METADATA,
+    Column("proposal_id", ID, ForeignKey("proposals.id"), primary_key=True),
+    Column("ukey_id", ID, ForeignKey("ukeys.id"), primary_key=True),
+    Column("signature", BLOB, nullable=False),
+    Column("created", MILLIS, nullable=False),
     _seal(),
 )
 

@@ -11,7 +11,7 @@ from hsmd.store.seals import Sealed
 SUBJECT = "service-settings"  # in the change feed
 
 # The names there are.
-INSTANCE, QUORUM, UKEYS = "instance", "quorum", "ukeys"
+INSTANCE, QUORUM, UKEYS, PROPOSALS = "instance", "quorum", "ukeys", "proposals"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ _ID = sa.String(64)
 def upgrade() -> None:
     """Add the tables."""
     _ukeys()
+    _proposals()
 
 
 def _seal() -> sa.Column[bytes]:
@@ -54,4 +55,32 @@ def _ukeys() -> None:
         _seal(),
         sa.PrimaryKeyConstraint("id", name="pk_ukeys"),
         sa.UniqueConstraint("fingerprint", name="uq_ukeys_fingerprint"),
+    )
+
+
+def _proposals() -> None:
+    op.add_column("keys", sa.Column("frozen_from", sa.Integer))
+    op.create_table(
+        "proposals",
+        *_ids("id"),
+        *_text("operation", "parameters", "facts"),
+        *_ids("proposed_by"),
+        *_millis("created", "expires"),
+        *_text("state"),
+        sa.Column("ended", sa.BigInteger),
+        sa.Column("ended_by", _ID),
+        sa.Column("result", sa.Text),
+        _seal(),
+        sa.PrimaryKeyConstraint("id", name="pk_proposals"),
+    )
+    op.create_index("ix_proposals_created", "proposals", ["created"])
+    op.create_table(
+        "approvals",
+        *_ids("proposal_id", "ukey_id"),
+        sa.Column("signature", sa.LargeBinary, nullable=False),
+        *_millis("created"),
+        _seal(),
+        sa.PrimaryKeyConstraint("proposal_id", "ukey_id", name="pk_approvals"),
+        sa.ForeignKeyConstraint(["proposal_id"], ["proposals.id"], name="fk_approvals_proposals"),
+        sa.ForeignKeyConstraint(["ukey_id"], ["ukeys.id"], name="fk_approvals_ukeys"),
     )
