@@ -38,6 +38,7 @@ from hsmd.cli.ctl import (
     signing,
     tags,
     tokens,
+    ukeys,
     users,
 )
 from hsmd.cli.ctl.context import Context, Group, pass_context
@@ -62,6 +63,11 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Seconds for each call (HSMD_TIMEOUT).",
 )
+@click.option("--admin", envvar="HSMD_ADMIN", help="HOST:PORT of the administrators' door (HSMD_ADMIN).")
+@click.option("--ukey", envvar="HSMD_UKEY", help="Own UKey, a pkcs11: address (HSMD_UKEY).")
+@click.option(
+    "--ukey-pin-file", type=_FILE, envvar="HSMD_UKEY_PIN_FILE", help="Its PIN's file (HSMD_UKEY_PIN_FILE)."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 @click.version_option(package_name="hsmd")
@@ -75,6 +81,9 @@ def cli(
     project: str | None,
     server_name: str | None,
     timeout: float,
+    admin: str | None,
+    ukey: str | None,
+    ukey_pin_file: Path | None,
     *,
     as_json: bool,
     debug: bool,
@@ -86,6 +95,7 @@ def cli(
     context.server, context.ca, context.certificate, context.key = server or "", ca, cert, key
     context.project, context.server_name, context.timeout = project or "", server_name or "", timeout
     context.json, context.debug = as_json, debug
+    context.admin_server, context.ukey, context.ukey_pin_file = admin or "", ukey or "", ukey_pin_file
 
 
 for _command in (
@@ -109,6 +119,7 @@ for _command in (
     certificates.certificates,
     limits.limits,
     policies.policies,
+    ukeys.ukey,
     host.db,
     host.status,
     host.completion,

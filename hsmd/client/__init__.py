@@ -1,6 +1,7 @@
 """The Python client of the daemon.
 
 - `client`: Client, with a method for each everyday call
+- `admin`: AdminClient, for the administrators' door
 - `calls`: how a call is made: deadline, metadata, repeating, errors
 - `errors`: what it raises
 - `tink`: Tink users' way in (needs the extra `tink`)

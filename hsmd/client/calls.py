@@ -33,10 +33,12 @@ from hsmd.pb.v1 import (
     projects_pb2,
     regions_pb2,
     rotation_pb2,
+    sealing_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
     temporary_keys_pb2,
+    ukeys_pb2,
     users_pb2,
 )
 
@@ -63,10 +65,12 @@ _MODULES = (
     projects_pb2,
     regions_pb2,
     rotation_pb2,
+    sealing_pb2,
     service_pb2,
     signing_pb2,
     tags_pb2,
     temporary_keys_pb2,
+    ukeys_pb2,
     users_pb2,
 )
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
@@ -151,17 +155,24 @@ class Calls:
         self._deadline = deadline
         self._project = ((_PROJECT_ID, project_id),) if project_id else ()
 
-    def unary_unary(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+    def unary_unary(self, path: str, *arguments: Any, **options: Any) -> Callable[..., Any]:
         """Like grpc.Channel.unary_unary: a function (request, timeout=None) -> response."""
+        return self.made(path, *arguments, more=tuple, **options)
+
+    def made(
+        self, *arguments: Any, more: Callable[[], tuple[tuple[str, str], ...]], **options: Any
+    ) -> Callable[..., Any]:
+        """The same, with `more` metadata for each call."""
         method = self._channel.unary_unary(*arguments, **options)
 
         def call(request: Any, timeout: float | None = None) -> Any:
             request_id = uuid.uuid4().hex
+            metadata = ((REQUEST_ID, request_id), *self._project, *more())
             try:
                 return method(
                     request,
                     timeout=self._deadline if timeout is None else timeout,
-                    metadata=((REQUEST_ID, request_id), *self._project),
+                    metadata=metadata,
                 )
             except grpc.RpcError as error:
                 raise from_rpc(error, request_id) from error

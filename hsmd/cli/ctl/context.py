@@ -26,6 +26,9 @@ class Context:
     timeout: float = 20.0
     json: bool = False
     debug: bool = False
+    admin_server: str = ""
+    ukey: str = ""
+    ukey_pin_file: Path | None = None
 
     def client(self) -> Client:
         """A connection by these options. Raises click.UsageError for a missing one, SetupError."""

@@ -43,12 +43,14 @@ def _of_ours(error: Exception) -> tuple[Exit, str] | None:
     from hsmd.config import ConfigError
     from hsmd.errors import Error
     from hsmd.store import StoreError
+    from hsmd.ukey import UKeyError
 
     if isinstance(error, ApiError):
         return Exit.UNAVAILABLE if error.unanswered else Exit.REFUSED, str(error)
     if isinstance(error, Error):
         absent = error.fault.grpc in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
         return Exit.UNAVAILABLE if absent else Exit.REFUSED, str(error)
-    if isinstance(error, ClientError | ConfigError | StoreError):  # certificates, encrypted files, settings
+    # certificates, encrypted files, settings, UKeys
+    if isinstance(error, ClientError | ConfigError | StoreError | UKeyError):
         return Exit.LOCAL_FILE, str(error)
     return None
