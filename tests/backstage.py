@@ -13,6 +13,8 @@ python -m tests.backstage CONFIG security-token USER_ID           a temporary ke
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
 python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more
+python -m tests.backstage CONFIG operators COUNT JSON...          these UKeys are operators, so many are due
+python -m tests.backstage CONFIG revoked UKEY_ID                  the UKey is revoked
 """
 
 import json
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hsmd import config
+from hsmd import config, ukey
 from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
 from hsmd.daemon import keystores, warden, wiring
@@ -32,10 +34,11 @@ from hsmd.domain import access_keys, bearers, builtin, import_tokens, kept
 from hsmd.domain import logins as passwords_shown
 from hsmd.domain.bearers import Bearer
 from hsmd.domain.core import Call, Core
-from hsmd.store import groups, identity, keys, logins, policies, rotation
+from hsmd.store import groups, identity, keys, logins, policies, rotation, service_settings, ukeys
 from hsmd.store import settings as domain_settings
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
+from hsmd.store.ukeys import UKey
 from tests.stand import Stand, eventually
 
 
@@ -157,6 +160,32 @@ def _security_token(core: Core, user_id: str) -> None:
     sys.stdout.write(f"{bearer.access_key} {secret.text} {text}")
 
 
+def _operators(tx: Tx, count: str, *rows: str) -> None:
+    for number, text in enumerate(rows, 1):
+        given = json.loads(text)
+        public_key = bytes.fromhex(given.pop("public_key"))
+        ukeys.insert_ukey(
+            tx,
+            UKey(
+                **given,
+                role="operator",
+                serial="",
+                fingerprint=ukey.fingerprint(public_key),
+                public_key=public_key,
+                certificate=b"",
+                created=number,
+                created_by="test",
+            ),
+        )
+    document = {"administrators": 2, "operators": int(count)}
+    service_settings.put_setting(tx, service_settings.QUORUM, json.dumps(document))
+
+
+def _revoked(tx: Tx, ukey_id: str) -> None:
+    (row,) = [each for each in ukeys.registry(tx) if each.id == ukey_id]
+    ukeys.update_ukey(tx, replace(row, revoked=1, revoked_by="test"))
+
+
 _JOBS: dict[str, warden.Job] = {
     "rotations": warden.ROTATIONS,
     "expirations": warden.EXPIRATIONS,
@@ -169,6 +198,8 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "setting": _setting,
     "due": _due,
     "alter": _alter,
+    "operators": _operators,
+    "revoked": _revoked,
 }
 
 

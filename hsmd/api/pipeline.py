@@ -299,7 +299,7 @@ def _decoded(method: Method, raw: bytes) -> Any:
 def _as_error(caught: Exception, call: Call, method: Method) -> Error:
     """What the caller is told: a fault as it is, else the bland one, and the log knows the rest."""
     if isinstance(caught, Error):
-        if caught.fault.http >= _SERVER_FAULT:
+        if caught.fault.http >= _SERVER_FAULT and caught.fault is not SEALED:
             log.error("%s %s: %s", call.caller.request_id, method.name, caught, exc_info=caught.__cause__)
         return caught
     log.error("%s %s: unexpected", call.caller.request_id, method.name, exc_info=caught)
