@@ -90,7 +90,7 @@ class Seal:
 
     def context(self, ukey_id: str) -> dict[str, object]:
         """What this UKey's box is bound to: opened for any other purpose it stays shut."""
-        return _context(self.id, self.purpose, ukey_id)
+        return share_context(self.id, self.purpose, ukey_id)
 
 
 def make(
@@ -118,7 +118,7 @@ def make(
                 holder.public_key,
                 holder.box_kind,
                 parts[index],
-                _context(seal_id, purpose, holder.ukey_id),
+                share_context(seal_id, purpose, holder.ukey_id),
             ),
             _digest(seal_id, index, parts[index]),
         )
@@ -231,7 +231,8 @@ def _keep_owner(path: Path, descriptor: int) -> None:
         os.fchown(descriptor, before.st_uid, before.st_gid)
 
 
-def _context(seal_id: str, purpose: str, ukey_id: str) -> dict[str, object]:
+def share_context(seal_id: str, purpose: str, ukey_id: str) -> dict[str, object]:
+    """What a UKey's box is bound to, in a file of that id and purpose."""
     return {"box": FORMAT, "purpose": purpose, "seal": seal_id, "ukey": ukey_id}
 
 
