@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def unseal(context: Context) -> None:
 def seal(context: Context, *, yes: bool) -> None:
     """Seal the daemon: it forgets the PIN, leaves the HSM and serves nobody until operators unseal it."""
     if not yes:
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise click.UsageError("Nobody can be asked here: confirm by --yes.")
         click.confirm("Seal the daemon? It serves nobody from then on", abort=True, err=True)
     with administration(context) as (_, client):
