@@ -123,7 +123,7 @@ def test_a_daemon_that_starts_without_it(tmp_path: Path) -> None:
         with house.absent():
             started = time.monotonic()
             stand.start(gateway=False)
-            print(f"started in {time.monotonic() - started:.1f} s")  # noqa: T201
+            print(f"started in {time.monotonic() - started:.1f} s")
             with stand.client() as client, channel(stand) as one:
                 assert is_serving(one)
                 vault = vaults.make(client, "vault")
