@@ -168,10 +168,18 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimTest:
+    """What a claim must have as its value, or hold as a list; "*" is any text."""
+
+    claim: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityRule:
     """Who somebody of an external identity provider is here: a user, or a member of groups.
 
-    The first rule that fits counts: its claim has the value, or is a list that holds it; "*" fits any text.
+    The first rule counts whose claim fits, and `also` each further one.
     """
 
     claim: str
@@ -182,6 +190,7 @@ class IdentityRule:
     domain_id: str = ""  # for the two above
     project_id: str = ""  # the only project; for Keystone one of the two is due
     project_claim: str = ""  # the claim that holds the name of the only project, one of the user's domain
+    also: tuple[ClaimTest, ...] = ()  # what must fit besides
 
 
 @dataclass(frozen=True, slots=True)
