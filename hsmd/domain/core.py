@@ -118,11 +118,16 @@ class Backing:
     domains: frozenset[str]
 
 
+def _no_list(_mark: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Core:
     """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'.
 
-    `peers` are by region, `keystores` by cluster id.
+    `peers` are by region, `keystores` by cluster id. `check_certificate` raises Error(IDENTITY_REFUSED) for
+    the mark of a client certificate that is revoked.
     """
 
     store: Store
@@ -142,6 +147,7 @@ class Core:
     providers: Providers = field(default_factory=Providers)
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
+    check_certificate: Callable[[str], None] = _no_list
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1
