@@ -338,6 +338,17 @@ def test_groups_of_a_rule_give_their_rights(company: Company) -> None:
     assert record(company.stand, other.headers["X-Request-Id"])["user_id"] != seen["user_id"]
 
 
+def test_somebody_without_a_user_gets_no_credentials_of_ours(company: Company) -> None:
+    headers = {"Authorization": f"Bearer {company.token(groups=['readers'])}"}
+    path = "/v3.0/OS-CREDENTIAL/securitytokens"
+    body = {"auth": {"identity": {"methods": ["token"], "token": {}}}}
+    answer = company.stand.rest("POST", path, body, headers=headers, source=elsewhere())
+    refused(answer, "APIGW.0301")
+    headers = {"Authorization": f"Bearer {company.token()}"}
+    answer = company.stand.rest("POST", path, body, headers=headers, source=elsewhere())
+    assert answer.status == 201
+
+
 def test_the_projects_of_somebody_without_a_user(company: Company) -> None:
     headers = {"Authorization": f"Bearer {company.token(groups=['readers'])}"}
     answer = company.stand.rest("GET", "/v3/auth/projects", headers=headers, source=elsewhere())
