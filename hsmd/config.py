@@ -127,6 +127,14 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Jobs:
+    """What is done without being asked for: due deletions, rotations and the like."""
+
+    round_seconds: float = _within(5.0, 0.1, 3600)
+    lease_seconds: float = _within(60.0, 10, 3600)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the service."""
 
@@ -244,6 +252,7 @@ class Settings:
     grpc: Grpc = field(default_factory=Grpc)
     gateway: Gateway = field(default_factory=Gateway)
     audit: Audit = field(default_factory=Audit)
+    jobs: Jobs = field(default_factory=Jobs)
     limits: Limits = field(default_factory=Limits)
     keystone: Keystone = field(default_factory=Keystone)
     oidc: tuple[Oidc, ...] = ()

@@ -36,7 +36,7 @@ from tests.stand import eventually
 
 two_regions = pytest.mark.skipif(OPENCRYPTOKI, reason="a SoftHSM2 token's folder is copied for its root key")
 
-LEASE_SECONDS = 150.0  # the jobs of a warden that was killed are taken over after a minute
+LEASE_SECONDS = 60.0  # the jobs of a warden that was killed are taken over when its lease is over
 
 
 @pytest.fixture(scope="module")
