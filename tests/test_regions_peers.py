@@ -96,8 +96,9 @@ def both_ways(one: Client, other: Client, key: str) -> None:
 
 
 def replicated(world: World, east: Client) -> str:
-    key = east.create_key(fresh())
-    replicate(world, east, key, "west", fresh())
+    """A key with a replica in west; another test may just have cut the wire."""
+    key, alias = east.create_key(fresh()), fresh()
+    eventually(lambda: answered(lambda: replicate(world, east, key, "west", alias)))
     return key
 
 
