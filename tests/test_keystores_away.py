@@ -16,7 +16,7 @@ import pytest
 from hsmd.client import ApiError, Client
 from tests import vaults
 from tests.backstage import backstage
-from tests.calls import fresh
+from tests.calls import fresh, records
 from tests.faults import change_rows, processes, rows, store_file
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import OPENCRYPTOKI
@@ -309,6 +309,7 @@ def test_killed_in_the_midst_of_deletions(house: House) -> None:
                 store.execute("UPDATE leases SET until = 0")  # else it is a minute until they are over
             stand.start(gateway=False)
         eventually(lambda: {state(stand, key) for key in keys[:-1]} == {0})
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
     with stand.client() as client:
         assert not away(client, keys[-1])
         assert vaults.objects(stand, "vault") == [f"hsmd-key-{keys[-1]}-1"]
@@ -320,7 +321,7 @@ def fewer(house: House, most: int) -> int:
 
 
 def test_a_row_outlives_its_object_only_until_the_next_round(house: House) -> None:
-    """What a kill between the two leaves: the object is gone, the row says that it is due."""
+    """Whoever has destroyed the object: a row that is due comes to its end."""
     stand = house.stand
     with stand.client() as client:
         vault = vaults.make(client, "vault")
@@ -334,6 +335,54 @@ def test_a_row_outlives_its_object_only_until_the_next_round(house: House) -> No
         assert state(stand, key) == 4
         os.kill(warden, signal.SIGCONT)
         eventually(lambda: state(stand, key) == 0)
+        assert not away(client, other)
+
+
+@contextmanager
+def no_warden(stand: Stand) -> Iterator[None]:
+    (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
+    os.kill(warden, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(warden, signal.SIGCONT)
+
+
+def test_a_deletion_that_cannot_be_recorded_destroys_nothing(house: House) -> None:
+    stand = house.stand
+    with stand.client() as client:
+        vault = vaults.make(client, "vault")
+        key = client.create_key(fresh(), keystore_id=vault)
+        client.schedule_deletion(key, 7)
+        with no_warden(stand):
+            backstage(stand, "due", key)
+            backstage(stand, "cut", "vault", "record")
+            assert state(stand, key) == 4
+            assert vaults.objects(stand, "vault") == [f"hsmd-key-{key}-1"]
+            assert rows(stand, "SELECT * FROM keystore_drafts") == []
+        eventually(lambda: vaults.objects(stand, "vault") == [])
+        assert state(stand, key) == 0
+
+
+def test_a_deletion_that_ends_before_its_object_is_completed(house: House) -> None:
+    stand = house.stand
+    with stand.client() as client:
+        vault = vaults.make(client, "vault")
+        key, other = (client.create_key(fresh(), keystore_id=vault) for _ in range(2))
+        client.schedule_deletion(key, 7)
+        with no_warden(stand):
+            backstage(stand, "due", key)
+            backstage(stand, "cut", "vault", "object")
+            assert state(stand, key) == 0
+            (told,) = [each for each in records(stand, key) if each["event"] == "deleteKey"]
+            assert (told["resource"], told["result"], told["process"]) == (key, "OK", "warden")
+            assert f"hsmd-key-{key}-1" in vaults.objects(stand, "vault")
+            with pytest.raises(ApiError) as full:
+                vaults.delete(client, vault)
+            assert full.value.code == "KMS.0340"
+            assert "2 keys" in full.value.message
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
+        assert vaults.objects(stand, "vault") == [f"hsmd-key-{other}-1"]
         assert not away(client, other)
 
 

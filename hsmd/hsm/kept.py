@@ -3,6 +3,8 @@
 import time
 from abc import abstractmethod
 
+from pkcs11 import Attribute
+
 from hsmd.algorithms import KeyAlgorithm
 from hsmd.errors import SPEC_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import templates
@@ -14,6 +16,7 @@ from hsmd.hsm.pairs import PairWork, needed, public_key
 from hsmd.hsm.templates import PAIR_GENERATORS
 
 _MOST_KNOWN = 100_000  # handles remembered; beyond, the one found first is looked for anew
+_LONGEST_LABEL = 255
 _SEVERAL = 16  # objects of one label destroyed at once
 _YOUNG_SECONDS = 10.0  # more than it takes until who was refused tries again
 # An object that stays where keys were ever kept: a token that doesn't show it is another one, or was emptied.
@@ -74,6 +77,19 @@ class KeptWork(PairWork):
                 known = connection.kept[label] = connection.handles.admit(found[0])
                 _bound(connection)
             return known
+
+    def check_kept(self, label: str) -> None:
+        """Returns when whatever has that label could be destroyed now: it is read, or is certainly gone.
+
+        Raises Error(UNAVAILABLE) when that can't be told.
+        """
+        with self._desk().call() as desk:
+            module = desk.connection.module
+            found = module.find(desk.session, templates.is_kept(label), _SEVERAL)
+            if not found:
+                self._expect_gone(desk, label)
+            for each in found:
+                module.read(desk.session, each, Attribute.LABEL, _LONGEST_LABEL)
 
     def destroy_kept(self, label: str) -> int:
         """Destroy whatever has that label, for good; how many objects. None is well: they were destroyed.
