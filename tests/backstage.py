@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from hsmd import config
 from hsmd.algorithms import AES_256
@@ -106,12 +107,13 @@ def _cut(core: Core, settings: config.Settings, cluster: str, where: str) -> Non
     keystores.connect(core)
     audit = wiring.open_audit(settings, "warden-that-is-cut")
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise Error(UNAVAILABLE, reason="it is cut here")
 
-    setattr(
-        *((audit, "append") if where == "record" else (core.keystores[cluster].token, "destroy_kept")), refuse
-    )
+    if where == "record":
+        audit.append = refuse  # type: ignore[method-assign]  # what fails here is not the rules' to choose
+    else:
+        core.keystores[cluster].token.destroy_kept = refuse  # type: ignore[method-assign]  # nor this
     trouble: dict[str, str] = {}
     try:
         warden.Jobs(core, audit, "test").carry_out(warden.jobs_of_keystore(cluster)[0], trouble)

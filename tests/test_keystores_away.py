@@ -16,7 +16,7 @@ import pytest
 from hsmd.client import ApiError, Client
 from tests import vaults
 from tests.backstage import backstage
-from tests.calls import fresh, records
+from tests.calls import fresh, records, refusal
 from tests.faults import change_rows, processes, rows, store_file
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import OPENCRYPTOKI
@@ -259,6 +259,7 @@ def test_others_are_deleted_while_it_is_away(house: House) -> None:
                 vaults.delete(client, vault)
             assert full.value.code == "KMS.0340"
         eventually(lambda: state(stand, kept) == 0)
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
         vaults.delete(client, vault)
     assert vaults.objects(stand, "vault") == []
 
@@ -279,6 +280,7 @@ def test_others_are_deleted_while_it_hangs(house: House) -> None:
             eventually(lambda: "keystore cluster vault is unresponsive" in stand.log())
             assert state(stand, kept) == 4
         eventually(lambda: state(stand, kept) == 0)
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
     assert vaults.objects(stand, "vault") == []
 
 
@@ -434,3 +436,33 @@ def test_a_forged_draft_destroys_no_key(house: House) -> None:
             backstage(stand, "abandoned", "1", "vault")
         assert vaults.objects(stand, "vault") == [f"hsmd-key-{key}-1"]
         assert not away(client, key)
+
+
+def test_what_is_refused_never_had_an_object(tmp_path: Path) -> None:
+    """One that came and went would show: the token's folder has a file for each."""
+    house = House(tmp_path, HSMD__LIMITS__KEYS_PER_PROJECT="2")
+    stand, taken = house.stand, fresh()
+    try:
+        stand.start(gateway=False)
+        with stand.client() as client:
+            vault = vaults.make(client, "vault")
+            kept = eventually(lambda: tried(client, vault))
+            before = house.folder.stat().st_mtime_ns
+            client.create_key(taken)
+            with refusal("KMS.1105"):
+                client.create_key(fresh(), keystore_id=vault)
+            with refusal("KMS.1105"):  # the project is full whatever the name
+                client.create_key(taken, keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns == before
+            assert rows(stand, "SELECT * FROM keystore_drafts") == []
+            client.schedule_deletion(kept, 7)
+            backstage(stand, "due", kept)
+            eventually(lambda: vaults.objects(stand, "vault") == [])
+            before = house.folder.stat().st_mtime_ns
+            with refusal("KMS.1104"):
+                client.create_key(taken, keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns == before
+            client.create_key(fresh(), keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns != before
+    finally:
+        stand.stop()

@@ -33,12 +33,12 @@ _VERSION = 1  # keys in keystores don't rotate
 
 
 @contextmanager
-def making(call: Call, key: Key, row: KeyAlgorithm) -> Iterator[KeyVersion]:
-    """The first version of a key to be, born in its keystore's token.
+def making(call: Call, key: Key, row: KeyAlgorithm, check: Callable[[Tx], None]) -> Iterator[KeyVersion]:
+    """The first version of a key to be, born in its keystore's token if `check` has nothing against the key.
 
     Unless the block ends with the key's row in the store, the object is destroyed again.
     """
-    keystore = _begun(call, key, row)
+    keystore = _begun(call, key, row, check)
     try:
         with _at(call, keystore) as token:
             public_key = token.make_kept(row, _label(key.id))
@@ -96,7 +96,7 @@ def check_reachable(call: Call, key: Key) -> None:
 
 
 def let_go(call: Call, tx: Tx, key: Key) -> None:
-    """With this change the key becomes a tombstone: a draft tells of its object, if it has one, from now on."""
+    """With this change the key becomes a tombstone: from now on a draft tells of an object that it has."""
     if key.keystore_id is not None:
         rows.delete_draft(tx, key.id)
         rows.insert_draft(tx, Draft(key.id, key.keystore_id, call.core.clock()))
@@ -115,7 +115,7 @@ def due(call: Call, cluster_id: str) -> list[str]:
 
 
 def abandoned(call: Call, cluster_id: str) -> list[str]:
-    """Ids of keys on the cluster that were begun and came to nothing, or are deleted but for their objects."""
+    """Ids of keys on the cluster that were begun and came to nothing, or whose objects outlived them."""
     with call.read() as tx:
         return rows.old_drafts(tx, cluster_id, call.core.clock() - _ABANDONED_MILLIS)
 
@@ -151,7 +151,7 @@ def _of(call: Call, keystore_id: str) -> Keystore:
     return keystore
 
 
-def _begun(call: Call, key: Key, row: KeyAlgorithm) -> Keystore:
+def _begun(call: Call, key: Key, row: KeyAlgorithm, check: Callable[[Tx], None]) -> Keystore:
     """The key's keystore, which holds a draft of it from now on; not if its token is away or can't do it."""
     if key.keystore_id is None:
         raise LookupError(f"key {key.id} is in the default keystore")
@@ -161,6 +161,7 @@ def _begun(call: Call, key: Key, row: KeyAlgorithm) -> Keystore:
             raise Error(SPEC_INVALID, reason=f"the keystore's HSM can't do {row.name}")
     with call.core.store.write() as tx:
         keystore = keystores.of_caller(call, tx, key.keystore_id)
+        check(tx)
         rows.insert_draft(tx, Draft(key.id, keystore.id, call.core.clock()))
     return keystore
 
