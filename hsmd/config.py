@@ -151,6 +151,14 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Jobs:
+    """What is done without being asked for: due deletions, rotations and the like."""
+
+    round_seconds: float = _within(5.0, 0.1, 3600)
+    lease_seconds: float = _within(60.0, 10, 3600)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the service."""
 
@@ -197,10 +205,18 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimTest:
+    """What a claim must have as its value, or hold as a list; "*" is any text."""
+
+    claim: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityRule:
     """Who somebody of an external identity provider is here: a user, or a member of groups.
 
-    The first rule that fits counts: its claim has the value, or is a list that holds it; "*" fits any text.
+    The first rule counts whose claim fits, and `also` each further one.
     """
 
     claim: str
@@ -211,6 +227,7 @@ class IdentityRule:
     domain_id: str = ""  # for the two above
     project_id: str = ""  # the only project; for Keystone one of the two is due
     project_claim: str = ""  # the claim that holds the name of the only project, one of the user's domain
+    also: tuple[ClaimTest, ...] = ()  # what must fit besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +283,7 @@ class Settings:
     seal: SealFile = field(default_factory=SealFile)
     gateway: Gateway = field(default_factory=Gateway)
     audit: Audit = field(default_factory=Audit)
+    jobs: Jobs = field(default_factory=Jobs)
     limits: Limits = field(default_factory=Limits)
     keystone: Keystone = field(default_factory=Keystone)
     oidc: tuple[Oidc, ...] = ()

@@ -6,9 +6,9 @@ from pathlib import Path
 from google.protobuf.descriptor import FieldDescriptor
 
 from hsmd.api.methods import Method, methods_of
+from hsmd.descriptors import field_options, services
 from hsmd.domain import builtin, conditions, documents, facts
 from hsmd.domain.permissions import Answer, Held, Permissions
-from hsmd.gateway.options import field_options, services
 from hsmd.pb.options.v1 import options_pb2
 
 PAGE = Path(__file__).parents[1] / "docs" / "permissions.md"

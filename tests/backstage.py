@@ -12,6 +12,7 @@ python -m tests.backstage CONFIG expired-token KEY_ID             an import toke
 python -m tests.backstage CONFIG security-token USER_ID           a temporary key past its time: three words
 python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
 python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
+python -m tests.backstage CONFIG cut CLUSTER record|object        its due deletions, stopped before that
 python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more
 python -m tests.backstage CONFIG operators COUNT JSON...          these UKeys are operators, so many are due
 python -m tests.backstage CONFIG revoked UKEY_ID                  the UKey is revoked
@@ -25,6 +26,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from hsmd import config, ukey
 from hsmd.algorithms import AES_256
@@ -34,6 +36,7 @@ from hsmd.domain import access_keys, bearers, builtin, import_tokens, kept
 from hsmd.domain import logins as passwords_shown
 from hsmd.domain.bearers import Bearer
 from hsmd.domain.core import Call, Core
+from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import groups, identity, keys, logins, policies, rotation, service_settings, ukeys
 from hsmd.store import settings as domain_settings
 from hsmd.store.core import Tx
@@ -100,6 +103,27 @@ def _abandoned(core: Core, settings: config.Settings, days: str, cluster: str) -
         eventually(cleared)
     finally:
         keystores.close(core)
+
+
+def _cut(core: Core, settings: config.Settings, cluster: str, where: str) -> None:
+    """The due deletions in a keystore, which end at the record that can't be written, or at the object."""
+    keystores.connect(core)
+    audit = wiring.open_audit(settings, "warden-that-is-cut")
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise Error(UNAVAILABLE, reason="it is cut here")
+
+    if where == "record":
+        audit.append = refuse  # type: ignore[method-assign]  # what fails here is not the rules' to choose
+    else:
+        core.keystores[cluster].token.destroy_kept = refuse  # type: ignore[method-assign]  # nor this
+    trouble: dict[str, str] = {}
+    try:
+        warden.Jobs(core, audit, "test").carry_out(warden.jobs_of_keystore(cluster)[0], trouble)
+    finally:
+        audit.close()
+        keystores.close(core)
+    assert any("it is cut here" in each or "HSM is away" in each for each in trouble.values()), trouble
 
 
 def _away(tx: Tx, user_id: str, days: str) -> None:
@@ -214,6 +238,8 @@ def _main(path: str, action: str, *words: str) -> None:
             _another_day(_JOBS[action], core, settings, *words)
         elif action == "abandoned":
             _abandoned(core, settings, *words)
+        elif action == "cut":
+            _cut(core, settings, *words)
         elif action == "expired-token":
             _expired_token(core, *words)
         elif action == "versions":

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 import huaweicloudsdkkms.v2 as kms
 
 from hsmd.client import ApiError, Client
-from hsmd.gateway.options import services
+from hsmd.descriptors import services
 from hsmd.gateway.routes import Match
 from hsmd.gateway.transcoder import Route, build, query_pairs
 from tests import keyspaces, vaults, wrapping

@@ -16,6 +16,15 @@ Reply = tuple[int, dict[str, str], Any]
 """Status, headers, and what becomes the JSON body (bytes go as they are)."""
 
 
+def toml(value: object) -> str:
+    """As an inline value of TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
 @dataclass
 class Provider:
     """`answer` maps (verb, path, headers in lower case, body) to a reply."""

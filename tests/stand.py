@@ -34,6 +34,7 @@ from tests.softhsm import OPENCRYPTOKI, another_token, make_token
 _HSMD = Path(sys.executable).with_name("hsmd")
 CLUSTERS = ("vault-1", "vault-2", "vault-3")  # of the stand that all tests share
 NOWHERE = "nowhere-1"  # its peer region
+_BRISK = {"HSMD__JOBS__ROUND_SECONDS": "0.5", "HSMD__JOBS__LEASE_SECONDS": "10"}  # tests wait for jobs
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -178,7 +179,7 @@ class Stand:
         return path.read_text() if path.exists() else ""
 
     def _run(self, command: str) -> Child:
-        environment = {**os.environ, **self.settings}
+        environment = {**os.environ, **_BRISK, **self.settings}
         argv = [str(_HSMD), command, "--config", str(self.dev.config)]
         child = Child(command, argv, self.dev.data / f"{command}.log", environment)
         try:

@@ -281,6 +281,44 @@ def test_what_was_made_ends_with_the_agency(stand: Stand, strange: Client, stran
     )
 
 
+def test_what_was_made_ends_with_the_right_to_act_as_agencies(
+    stand: Stand, client: Client, stranger: Tenant, agency: pb.Agency
+) -> None:
+    ann, project = person(client), stranger.project_id
+    operator = assignments_pb2.UserRoleRequest(user_id=ann.id, role_id=AGENT_OPERATOR)
+    client.assignments.GrantRoleToUser(operator)
+    own = login(stand, ann)
+    scope = {"project": {"id": project}}
+    token = issued(ask(stand, "assume_role", _role(agency), scope, token=own))
+    made = ask(stand, "assume_role", _role(agency), token=own, path=TEMPORARY).json["credential"]
+    by_key = temporary_kms(stand, iam.Credential(**made), project)
+    again = issued(ask(stand, "token", {"id": token}))
+
+    def statuses() -> set[int]:
+        one = _statuses(stand, token, by_key, project)
+        other = stand.rest("GET", "/v3/regions", token=again, source=elsewhere()).status
+        return {*one, other}
+
+    assert statuses() == {200}
+    client.assignments.RevokeRoleFromUser(operator)
+    for _ in range(4):
+        assert statuses() == {403, 401}
+    # not by a policy for another agency, nor past one that denies it; what it asks of a call was asked before
+    elsewhere_only = {"Resource": {"uri": [f"/iam/agencies/{'0' * 32}"]}}
+    by_certificate = {"Condition": {"StringEquals": {"hsmd:IdentityKind": ["certificate"]}}}
+    for effect, more, expected in (
+        ("Allow", elsewhere_only, {403, 401}),
+        ("Allow", by_certificate, {200}),
+        ("Deny", by_certificate, {200}),
+        ("Deny", elsewhere_only, {200}),
+        ("Deny", {}, {403, 401}),
+    ):
+        statement = {"Effect": effect, "Action": [ASSUME], **more}
+        policy = policy_made(client, statement, on="AX")
+        client.assignments.GrantRoleToUser(assignments_pb2.UserRoleRequest(user_id=ann.id, role_id=policy.id))
+        assert statuses() == expected, statement
+
+
 # Keeping them
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hsmd.client import ApiError, Client
 from hsmd.client.errors import from_rpc
-from hsmd.gateway.options import services
+from hsmd.descriptors import services
 from hsmd.pb.v1 import crypto_pb2, keys_pb2
 from tests.calls import STATUSES, Operation, fresh, record, records, refusal, refused, snapshot
 from tests.stand import Answer, Stand, b64, eventually

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hsmd.client import ApiError, Client
-from hsmd.gateway.options import field_options, json_name, method_options, redacted
+from hsmd.descriptors import field_options, json_name, method_options, redacted
 from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1 import keys_pb2
 from tests.calls import fresh, refused, snapshot

@@ -20,9 +20,10 @@ from hsmd.domain.certificates import fits
 from hsmd.pb.v1 import certificates_pb2 as pb
 from tests.backstage import backstage
 from tests.calls import fresh, record, refusal, refused
-from tests.credentials import domain_token
+from tests.credentials import domain_token, signed
 from tests.people import Person, login, person
 from tests.stand import Stand, Tenant
+from tests.test_temporary_keys import by_certificate
 
 PATH = "/v3.0/OS-CERTIFICATE/mappings"
 
@@ -129,6 +130,48 @@ def test_an_exact_name(
             (one,) = [each for each in stand.audit() if each["resource"] == key_id]
             assert (one["identity"], one["user_id"]) == ("certificate", ann.id)
         refuses(web)
+
+
+def test_what_a_certificate_made_ends_with_its_mapping(
+    stand: Stand, client: Client, issue: Certificates, ann: Person, stranger: Tenant
+) -> None:
+    common, project = fresh("job"), stand.dev.project_id
+
+    def status(key: Any) -> set[int]:
+        how = {"access_key": key.access, "secret": key.secret}
+        sent = [("X-Security-Token", key.securitytoken)]
+        return {signed(stand, "GET", "/v3/regions", extra=sent, **how).status for _ in range(4)}
+
+    with issue.client(common) as job:
+        with mapped(client, f"CN:{common}", ann.id, project):
+            key = by_certificate(job)
+            assert status(key) == {200}
+        assert status(key) == {401}
+        with mapped(client, f"CN:{common}", stand.dev.user_id, project):
+            assert status(key) == {401}  # somebody else's now
+        with mapped(client, f"CN:{common[:-4]}*", ann.id, project):
+            key = by_certificate(job)
+            assert status(key) == {200}
+            with mapped(client, f"CN:{common}", stand.dev.user_id, project):
+                assert status(key) == {401}  # an exact name counts before a pattern
+            assert status(key) == {200}
+        assert status(key) == {401}
+
+
+def test_exact_names_of_different_users_are_nobody_s(
+    stand: Stand, client: Client, issue: Certificates, ann: Person
+) -> None:
+    common, project = fresh("two"), stand.dev.project_id
+    with (
+        issue.client(common, x509.DNSName(f"{common}.example")) as two,
+        mapped(client, f"CN:{common}", ann.id, project),
+    ):
+        two.list_keys()
+        with mapped(client, f"DNS:{common}.example", ann.id, project):
+            two.list_keys()
+        with mapped(client, f"DNS:{common}.example", stand.dev.user_id, project):
+            assert "more than one user" in refuses(two)
+        two.list_keys()
 
 
 def test_patterns(stand: Stand, client: Client, issue: Certificates, ann: Person) -> None:

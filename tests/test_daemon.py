@@ -216,4 +216,4 @@ def test_what_the_processes_show_of_themselves(stand_of_two: Stand) -> None:
     memory = {pid: Path(f"/proc/{pid}/status").read_text() for pid in children}
     for pid, name in children.items():
         (resident,) = [line.split()[1] for line in memory[pid].splitlines() if line.startswith("VmRSS")]
-        print(f"{name} {pid}: {int(resident) / 1024:.0f} MiB resident")  # noqa: T201 -- the target is 90 MB
+        print(f"{name} {pid}: {int(resident) / 1024:.0f} MiB resident")  # the target is 90 MB

@@ -10,7 +10,7 @@ import huaweicloudsdkkms.v2 as kms
 import pytest
 
 from hsmd.client import Client
-from hsmd.gateway.options import json_name
+from hsmd.descriptors import json_name
 from tests.operations import OPERATIONS, RIGHT, SERVED, World
 from tests.regions import make_world
 from tests.softhsm import OPENCRYPTOKI

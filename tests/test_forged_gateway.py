@@ -16,7 +16,7 @@ import pytest
 from hsmd.api.methods import methods_of
 from hsmd.client import ApiError
 from hsmd.client.errors import from_rpc
-from hsmd.gateway.options import services
+from hsmd.descriptors import services
 from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1 import keys_pb2
 from tests.calls import fresh, record

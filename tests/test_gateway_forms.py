@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsmd.gateway import options
+from hsmd import descriptors
 from hsmd.gateway.bodies import DEPTH, NotJsonError, parse
 from hsmd.gateway.readers import INTEGERS, Readers, UnreadableError
 from hsmd.gateway.writers import Writers
@@ -41,9 +41,9 @@ def routed_types() -> Iterator[Descriptor]:
     seen: set[str] = set()
     waiting = [
         kind
-        for service in options.services()
+        for service in descriptors.services()
         for method in service.methods
-        if list(options.http_rules(method))
+        if list(descriptors.http_rules(method))
         for kind in (method.input_type, method.output_type)
     ]
     while waiting:
@@ -53,37 +53,37 @@ def routed_types() -> Iterator[Descriptor]:
         seen.add(kind.full_name)
         yield kind
         waiting += [
-            options.message_type(field)
+            descriptors.message_type(field)
             for field in kind.fields
-            if options.holds_message(field) and not options.is_map(field)
+            if descriptors.holds_message(field) and not descriptors.is_map(field)
         ]
 
 
 def in_body(kind: Descriptor) -> bool:
     """Whether a body alone makes such a message: no field that is due comes in a header."""
-    declared = [options.field_options(field) for field in kind.fields]
+    declared = [descriptors.field_options(field) for field in kind.fields]
     return not any(each.header and each.required for each in declared)
 
 
 def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """What a field may hold; enum zeros and half filled times don't come back as they are."""
-    if options.is_map(field):
+    if descriptors.is_map(field):
         return st.dictionaries(_TEXT, _TEXT, max_size=3)
     one: st.SearchStrategy[Any]
     if field.type in INTEGERS:
         one = st.integers(*INTEGERS[field.type])
     elif field.type == FieldDescriptor.TYPE_ENUM:
-        one = st.sampled_from([value.number for value in options.enum_type(field).values if value.number])
+        one = st.sampled_from([value.number for value in descriptors.enum_type(field).values if value.number])
     elif field.type == FieldDescriptor.TYPE_BOOL:
         one = st.booleans()
     elif field.type == FieldDescriptor.TYPE_BYTES:
-        as_text = options.form_of(options.field_options(field)) == forms.TEXT
+        as_text = descriptors.form_of(descriptors.field_options(field)) == forms.TEXT
         one = _TEXT.map(str.encode) if as_text else st.binary(max_size=40)
     elif field.type == FieldDescriptor.TYPE_STRING:
-        as_json = options.form_of(options.field_options(field)) == forms.JSON
+        as_json = descriptors.form_of(descriptors.field_options(field)) == forms.JSON
         one = _TEXT.map(partial(json.dumps, ensure_ascii=False)) if as_json else _TEXT
-    elif options.holds_message(field):
-        one = messages(options.message_type(field))
+    elif descriptors.holds_message(field):
+        one = messages(descriptors.message_type(field))
     else:
         one = st.integers(0, 253_402_300_799_999).map(
             lambda ms: timestamp_pb2.Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
@@ -100,13 +100,13 @@ def messages(kind: Descriptor) -> st.SearchStrategy[Message]:
     build = GetMessageClass(kind)
     wanted: dict[str, st.SearchStrategy[Any]] = {}
     for field in kind.fields:
-        declared = options.field_options(field)
+        declared = descriptors.field_options(field)
         if declared.header:
             continue
         strategy = values(field)
         if declared.required and not field.has_presence:
             strategy = strategy.filter(bool)
-        if declared.max and not options.holds_message(field):
+        if declared.max and not descriptors.holds_message(field):
             strategy = strategy.map(partial(_cut, declared.max))
         wanted[field.name] = strategy
     return st.fixed_dictionaries(wanted).map(lambda given: build(**given))
@@ -391,5 +391,5 @@ class TestDescriptions:
         holder = descriptor_pb2.FieldOptions()
         holder.Extensions[forms.field].CopyFrom(option)  # type: ignore[index]  # the stubs lack our extension
         descriptor = self.declared(kind, holder.SerializeToString())
-        with pytest.raises(options.DescriptionError):
+        with pytest.raises(descriptors.DescriptionError):
             Readers().message(descriptor)

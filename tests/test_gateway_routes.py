@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.gateway.options import DescriptionError, services
+from hsmd.descriptors import DescriptionError, services
 from hsmd.gateway.routes import Match, Tree
 from hsmd.gateway.transcoder import build
 

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +110,31 @@ def test_an_old_connection_is_not_believed(token: Token) -> None:
     eventually(lambda: token.status().state == "connected")
     assert live(token).generation == before.generation + 1
     assert token.destroy_kept("one") == 0
+
+
+def test_a_lost_key_costs_ever_fewer_connections(token: Token) -> None:
+    token.make_kept(AES, "other")
+    first = live(token).generation
+
+    def ask(age: float, label: str = "lost") -> int:
+        """Ask for the lost key by a connection of that age (s); how many connections there were before."""
+        live(token).made = time.monotonic() - age
+        with pytest.raises(Error) as missing:
+            token.find_kept(AES, label)
+        assert missing.value.fault is UNAVAILABLE
+        eventually(lambda: token.status().state == "connected")
+        assert token.find_kept(AES, "other")
+        return live(token).generation - first
+
+    assert [ask(5), ask(11), ask(11), ask(21), ask(21), ask(41)] == [0, 1, 1, 2, 2, 3]
+    assert [ask(11, "another"), ask(11, "another"), ask(11)] == [4, 4, 4]
+    for _ in range(8):
+        ask(700)
+    assert [ask(590), ask(610)] == [12, 13]
+    token.make_kept(AES, "lost")
+    assert token.find_kept(AES, "lost")
+    assert token.destroy_kept("lost") == 1
+    assert ask(11) == 14  # it was there meanwhile
 
 
 def test_a_token_that_was_emptied_is_not_believed(token: Token) -> None:

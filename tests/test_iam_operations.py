@@ -8,7 +8,7 @@ from pathlib import Path
 import huaweicloudsdkiam.v3 as iam
 import pytest
 
-from hsmd.gateway.options import services
+from hsmd.descriptors import services
 from hsmd.gateway.routes import Match, Tree
 from hsmd.gateway.transcoder import Route, build
 from tests.calls import refused

@@ -10,17 +10,21 @@ from typing import Any
 import pytest
 
 from hsmd import config
-from hsmd.config import ConfigError, IdentityRule, Settings
+from hsmd.config import ClaimTest, ConfigError, IdentityRule, Settings
 from hsmd.domain import external
 from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, UNAVAILABLE, Error
 from hsmd.idp import Keystone
 from tests.backstage import backstage
 from tests.calls import record, refused
 from tests.keystones import PASSWORD, VENV, SmallKeystone, real_keystone
-from tests.providers import Provider, Reply, providing
+from tests.providers import Provider, Reply, providing, toml
 from tests.stand import Answer, Stand, elsewhere, eventually
 
 _CACHE_SECONDS = 1
+_DEFAULT_DOMAIN = [
+    {"claim": "user_domain_id", "value": "default"},
+    {"claim": "project_domain_name", "value": "Default"},
+]
 
 
 @dataclass
@@ -36,20 +40,16 @@ class Cloud:
         return self.stand.rest("POST", path, {}, token=token, source=elsewhere())
 
 
-def settings(url: str, ca: Path, folder: Path, rules: list[dict[str, str]]) -> dict[str, str]:
+def settings(url: str, ca: Path, folder: Path, rules: list[dict[str, Any]]) -> dict[str, str]:
     """The stand's, to ask that Keystone."""
     password = folder / "keystone-password"
     password.write_text(PASSWORD + "\n")
-    shown = [
-        "{" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in rule.items()) + "}"
-        for rule in rules
-    ]
     return {
         "HSMD__KEYSTONE__URL": url,
         "HSMD__KEYSTONE__CA": str(ca),
         "HSMD__KEYSTONE__PASSWORD_FILE": str(password),
         "HSMD__KEYSTONE__CACHE_SECONDS": str(_CACHE_SECONDS),
-        "HSMD__KEYSTONE__RULES": f"[{', '.join(shown)}]",
+        "HSMD__KEYSTONE__RULES": toml(rules),
         "HSMD__GRPC__WORKERS": "1",
     }
 
@@ -64,9 +64,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         group = backstage(stand, "group", dev.domain_id, dev.project_id, "KMS CMKReadOnlyAccess")
         rules: list[dict[str, Any]] = [
             {"claim": "role", "value": "kms-admin", "user_claim": "user_name", "domain_id": dev.domain_id}
-            | {"project_claim": "project_name"},
+            | {"project_claim": "project_name", "also": _DEFAULT_DOMAIN},
             {"claim": "role", "value": "kms-reader", "groups": [group], "domain_id": dev.domain_id}
-            | {"project_id": dev.project_id},
+            | {"project_id": dev.project_id, "also": _DEFAULT_DOMAIN[1:]},
         ]
         shown = settings(f"{provider.url}/v3", provider.ca, folder, rules)
         stand.settings.update(shown)
@@ -142,6 +142,20 @@ def test_who_fits_no_rule_is_nobody(cloud: Cloud) -> None:
         {"user": {"id": "u", "name": "nobody", "domain": default}},
     ]
     for changed in unfit:
+        refused(cloud.call(good(cloud, **changed)), "APIGW.0301")
+
+
+def test_namesakes_of_another_domain_are_nobody(cloud: Cloud) -> None:
+    other = {"id": "4711", "name": "default"}
+    dev = cloud.stand.dev
+    for changed in (
+        {"user": {"id": "v" * 32, "name": dev.user, "domain": other}},
+        {"project": {"id": "q" * 32, "name": dev.region, "domain": other}},
+        {
+            "project": {"id": "q" * 32, "name": dev.region, "domain": other},
+            "roles": [{"id": "x", "name": "kms-reader"}],  # given there, by whoever administers that domain
+        },
+    ):
         refused(cloud.call(good(cloud, **changed)), "APIGW.0301")
 
 
@@ -300,24 +314,57 @@ def test_settings_that_are_refused(
 _ID = "0" * 32
 
 
+def _check(rule: IdentityRule) -> None:
+    external.check(replace(Settings(), keystone=config.Keystone(rules=(rule,))))
+
+
 @pytest.mark.parametrize(
     "rule",
     [
-        IdentityRule("role", "x"),
-        IdentityRule("role", "x", user_id=_ID),  # for a Keystone without a project
+        IdentityRule("user_id", "x", project_id=_ID),
+        IdentityRule("user_id", "x", user_id=_ID),  # for a Keystone without a project
         IdentityRule("", "x", user_id=_ID, project_id=_ID),
-        IdentityRule("role", "", user_id=_ID, project_id=_ID),
-        IdentityRule("role", "x", user_id="admin", project_id=_ID),
-        IdentityRule("role", "x", user_id=_ID, user_claim="y", domain_id=_ID, project_id=_ID),
-        IdentityRule("role", "x", user_id=_ID, domain_id=_ID, project_id=_ID),
-        IdentityRule("role", "x", user_claim="y", project_id=_ID),
-        IdentityRule("role", "x", groups=("admins",), domain_id=_ID, project_id=_ID),
-        IdentityRule("role", "x", user_id=_ID, project_id=_ID, project_claim="y"),
+        IdentityRule("user_id", "", user_id=_ID, project_id=_ID),
+        IdentityRule("user_id", "x", user_id=_ID, project_id=_ID, also=(ClaimTest("", "x"),)),
+        IdentityRule("user_id", "x", user_id=_ID, project_id=_ID, also=(ClaimTest("x", ""),)),
+        IdentityRule("user_id", "x", user_id="admin", project_id=_ID),
+        IdentityRule("user_id", "x", user_id=_ID, user_claim="y", domain_id=_ID, project_id=_ID),
+        IdentityRule("user_id", "x", user_id=_ID, domain_id=_ID, project_id=_ID),
+        IdentityRule("user_id", "x", user_claim="y", project_id=_ID),
+        IdentityRule("user_id", "x", groups=("admins",), domain_id=_ID, project_id=_ID),
+        IdentityRule("user_id", "x", user_id=_ID, project_id=_ID, project_claim="y"),
     ],
 )
 def test_rules_that_are_refused(rule: IdentityRule) -> None:
     with pytest.raises(ConfigError, match=r"keystone\.rules"):
-        external.check(replace(Settings(), keystone=config.Keystone(rules=(rule,))))
+        _check(rule)
+
+
+_PINNED = {
+    "user_name": ("user_domain_id", "user_domain_name"),
+    "project_name": ("project_domain_id", "project_domain_name"),
+    "role": ("project_id", "project_domain_id", "project_domain_name"),
+}
+
+
+@pytest.mark.parametrize("name", _PINNED)
+def test_a_name_without_its_domain_is_refused(name: str) -> None:
+    rules = [IdentityRule(name, "x", user_id=_ID, project_id=_ID)]
+    rules += [replace(rules[0], claim="user_id", also=(ClaimTest(name, "*"),))]
+    if name == "user_name":
+        rules += [IdentityRule("user_id", "*", user_claim=name, domain_id=_ID, project_id=_ID)]
+    if name == "project_name":
+        rules += [IdentityRule("user_id", "x", user_id=_ID, project_claim=name)]
+    others = sorted({pin for pins in _PINNED.values() for pin in pins} - set(_PINNED[name]))
+    for rule in rules:
+        unpinned = [
+            *(ClaimTest(each, "x") for each in others),
+            *(ClaimTest(each, "*") for each in _PINNED[name]),
+        ]
+        with pytest.raises(ConfigError, match=name):
+            _check(replace(rule, also=(*rule.also, *unpinned)))
+        for each in _PINNED[name]:
+            _check(replace(rule, also=(*rule.also, ClaimTest(each, "x"))))
 
 
 # The real one
@@ -328,8 +375,8 @@ def test_a_real_keystone(tmp_path: Path) -> None:
     with real_keystone(tmp_path / "keystone") as keystone:
         stand = Stand(tmp_path / "stand")
         dev = stand.dev
-        rule = {"claim": "role", "value": "kms-admin", "user_claim": "user_name"}
-        rule |= {"domain_id": dev.domain_id, "project_claim": "project_name"}
+        rule: dict[str, Any] = {"claim": "role", "value": "kms-admin", "user_claim": "user_name"}
+        rule |= {"domain_id": dev.domain_id, "project_claim": "project_name", "also": _DEFAULT_DOMAIN}
         stand.settings.update(settings(keystone.url, keystone.ca, tmp_path, [rule]))
         keystone.make_user("stranger", "a-password", dev.region, "kms-admin")
         admin = keystone.ask("GET", "/users?name=admin")[0]["users"][0]["id"]

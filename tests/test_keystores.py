@@ -96,6 +96,7 @@ def ended(stand: Stand, client: Client, *keys: str) -> None:
         client.schedule_deletion(key, 7)
     backstage(stand, "due", *keys)
     eventually(lambda: _states(stand, keys) == {0})
+    eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
 
 
 def _states(stand: Stand, keys: tuple[str, ...]) -> set[int]:

@@ -16,7 +16,7 @@ import pytest
 from hsmd.client import ApiError, Client
 from tests import vaults
 from tests.backstage import backstage
-from tests.calls import fresh
+from tests.calls import fresh, records, refusal
 from tests.faults import change_rows, processes, rows, store_file
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import OPENCRYPTOKI
@@ -123,7 +123,7 @@ def test_a_daemon_that_starts_without_it(tmp_path: Path) -> None:
         with house.absent():
             started = time.monotonic()
             stand.start(gateway=False)
-            print(f"started in {time.monotonic() - started:.1f} s")  # noqa: T201
+            print(f"started in {time.monotonic() - started:.1f} s")
             with stand.client() as client, channel(stand) as one:
                 assert is_serving(one)
                 vault = vaults.make(client, "vault")
@@ -259,6 +259,7 @@ def test_others_are_deleted_while_it_is_away(house: House) -> None:
                 vaults.delete(client, vault)
             assert full.value.code == "KMS.0340"
         eventually(lambda: state(stand, kept) == 0)
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
         vaults.delete(client, vault)
     assert vaults.objects(stand, "vault") == []
 
@@ -279,6 +280,7 @@ def test_others_are_deleted_while_it_hangs(house: House) -> None:
             eventually(lambda: "keystore cluster vault is unresponsive" in stand.log())
             assert state(stand, kept) == 4
         eventually(lambda: state(stand, kept) == 0)
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
     assert vaults.objects(stand, "vault") == []
 
 
@@ -309,6 +311,7 @@ def test_killed_in_the_midst_of_deletions(house: House) -> None:
                 store.execute("UPDATE leases SET until = 0")  # else it is a minute until they are over
             stand.start(gateway=False)
         eventually(lambda: {state(stand, key) for key in keys[:-1]} == {0})
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
     with stand.client() as client:
         assert not away(client, keys[-1])
         assert vaults.objects(stand, "vault") == [f"hsmd-key-{keys[-1]}-1"]
@@ -320,7 +323,7 @@ def fewer(house: House, most: int) -> int:
 
 
 def test_a_row_outlives_its_object_only_until_the_next_round(house: House) -> None:
-    """What a kill between the two leaves: the object is gone, the row says that it is due."""
+    """Whoever has destroyed the object: a row that is due comes to its end."""
     stand = house.stand
     with stand.client() as client:
         vault = vaults.make(client, "vault")
@@ -334,6 +337,54 @@ def test_a_row_outlives_its_object_only_until_the_next_round(house: House) -> No
         assert state(stand, key) == 4
         os.kill(warden, signal.SIGCONT)
         eventually(lambda: state(stand, key) == 0)
+        assert not away(client, other)
+
+
+@contextmanager
+def no_warden(stand: Stand) -> Iterator[None]:
+    (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
+    os.kill(warden, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(warden, signal.SIGCONT)
+
+
+def test_a_deletion_that_cannot_be_recorded_destroys_nothing(house: House) -> None:
+    stand = house.stand
+    with stand.client() as client:
+        vault = vaults.make(client, "vault")
+        key = client.create_key(fresh(), keystore_id=vault)
+        client.schedule_deletion(key, 7)
+        with no_warden(stand):
+            backstage(stand, "due", key)
+            backstage(stand, "cut", "vault", "record")
+            assert state(stand, key) == 4
+            assert vaults.objects(stand, "vault") == [f"hsmd-key-{key}-1"]
+            assert rows(stand, "SELECT * FROM keystore_drafts") == []
+        eventually(lambda: vaults.objects(stand, "vault") == [])
+        assert state(stand, key) == 0
+
+
+def test_a_deletion_that_ends_before_its_object_is_completed(house: House) -> None:
+    stand = house.stand
+    with stand.client() as client:
+        vault = vaults.make(client, "vault")
+        key, other = (client.create_key(fresh(), keystore_id=vault) for _ in range(2))
+        client.schedule_deletion(key, 7)
+        with no_warden(stand):
+            backstage(stand, "due", key)
+            backstage(stand, "cut", "vault", "object")
+            assert state(stand, key) == 0
+            (told,) = [each for each in records(stand, key) if each["event"] == "deleteKey"]
+            assert (told["resource"], told["result"], told["process"]) == (key, "OK", "warden")
+            assert f"hsmd-key-{key}-1" in vaults.objects(stand, "vault")
+            with pytest.raises(ApiError) as full:
+                vaults.delete(client, vault)
+            assert full.value.code == "KMS.0340"
+            assert "2 keys" in full.value.message
+        eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
+        assert vaults.objects(stand, "vault") == [f"hsmd-key-{other}-1"]
         assert not away(client, other)
 
 
@@ -385,3 +436,33 @@ def test_a_forged_draft_destroys_no_key(house: House) -> None:
             backstage(stand, "abandoned", "1", "vault")
         assert vaults.objects(stand, "vault") == [f"hsmd-key-{key}-1"]
         assert not away(client, key)
+
+
+def test_what_is_refused_never_had_an_object(tmp_path: Path) -> None:
+    """One that came and went would show: the token's folder has a file for each."""
+    house = House(tmp_path, HSMD__LIMITS__KEYS_PER_PROJECT="2")
+    stand, taken = house.stand, fresh()
+    try:
+        stand.start(gateway=False)
+        with stand.client() as client:
+            vault = vaults.make(client, "vault")
+            kept = eventually(lambda: tried(client, vault))
+            before = house.folder.stat().st_mtime_ns
+            client.create_key(taken)
+            with refusal("KMS.1105"):
+                client.create_key(fresh(), keystore_id=vault)
+            with refusal("KMS.1105"):  # the project is full whatever the name
+                client.create_key(taken, keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns == before
+            assert rows(stand, "SELECT * FROM keystore_drafts") == []
+            client.schedule_deletion(kept, 7)
+            backstage(stand, "due", kept)
+            eventually(lambda: vaults.objects(stand, "vault") == [])
+            before = house.folder.stat().st_mtime_ns
+            with refusal("KMS.1104"):
+                client.create_key(taken, keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns == before
+            client.create_key(fresh(), keystore_id=vault)
+            assert house.folder.stat().st_mtime_ns != before
+    finally:
+        stand.stop()

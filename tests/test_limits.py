@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import datakeys_pb2, keys_pb2, limits_pb2
 from tests.calls import record, refusal, refused
+from tests.credentials import ask
 from tests.stand import Answer, Stand, Tenant, elsewhere, eventually, standing
 
 _HSMCTL = Path(sys.executable).with_name("hsmctl")
@@ -67,7 +68,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def tenants(limited: Stand) -> list[Tenant]:
-    return [limited.add_tenant(f"tenant-{number}") for number in range(4)]
+    return [limited.add_tenant(f"tenant-{number}") for number in range(5)]
 
 
 # Rates
@@ -133,8 +134,8 @@ def test_a_refusal_says_when_to_come_again(limited: Stand, tenants: list[Tenant]
 
 
 def test_on_rest_by_a_header(limited: Stand, tenants: list[Tenant]) -> None:
-    token = limited.token(tenants[3])
-    path = f"/v1.0/{tenants[3].project_id}/kms/gen-random"
+    token = limited.token(tenants[4])
+    path = f"/v1.0/{tenants[4].project_id}/kms/gen-random"
     answer: Answer | None = None
     for _ in range(50):
         answer = limited.rest("POST", path, {"random_data_length": "64"}, token=token)
@@ -143,6 +144,25 @@ def test_on_rest_by_a_header(limited: Stand, tenants: list[Tenant]) -> None:
     assert answer is not None
     refused(answer, "APIGW.0308")
     assert answer.headers["Retry-After"] == "1"
+
+
+def test_tokens_and_temporary_keys_are_calls_of_the_project(limited: Stand) -> None:
+    tenant = limited.add_tenant("issuing")
+    scope = {"project": {"id": tenant.project_id}}
+    token = limited.token(tenant)
+    password = {"user": {"id": tenant.user_id, "password": tenant.password}}
+    access_key = {"access": {"key": tenant.access_key}, "secret": {"key": tenant.secret_key}}
+    keys = "/v3.0/OS-CREDENTIAL/securitytokens"
+    for method, proof, path in (
+        ("token", {"id": token}, "/v3/auth/tokens"),  # which takes what there is at once
+        ("password", password, "/v3/auth/tokens"),
+        ("hw_ak_sk", access_key, "/v3/auth/tokens"),
+        ("token", {"id": token}, keys),
+    ):
+        answers = (ask(limited, method, proof, scope, path=path) for _ in range(60))
+        answer = next(each for each in answers if each.status != 201)
+        refused(answer, "APIGW.0308")
+        assert record(limited, answer.headers["X-Request-Id"])["project_id"] == tenant.project_id
 
 
 def test_answers_have_no_such_header(limited: Stand) -> None:

@@ -172,7 +172,7 @@ def mixed(stand: Stand, operations: int) -> None:
     for client in clients:
         client.close()
     done = sum((worker.done for worker in workers), Counter())
-    print(f"seed {seed}: {done.total()} in {took:.0f} s, {done.total() / took:.0f}/s: {dict(done)}")  # noqa: T201
+    print(f"seed {seed}: {done.total()} in {took:.0f} s, {done.total() / took:.0f}/s: {dict(done)}")
     assert done.total() >= operations
     wrong = [each for worker in workers for each in worker.wrong]
     assert wrong == []

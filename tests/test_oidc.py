@@ -24,7 +24,7 @@ from hsmd.idp.known import Known
 from hsmd.idp.oidc import Issuer
 from tests.backstage import backstage
 from tests.calls import record, refused
-from tests.providers import Provider, Reply, providing
+from tests.providers import Provider, Reply, providing, toml
 from tests.stand import Answer, Stand, elsewhere, eventually
 
 _AUDIENCE = "hsmd"
@@ -118,15 +118,6 @@ def signed(header: dict[str, Any], claims: Any, sign: Any) -> str:
     return f"{text}.{b64(sign(text.encode()))}"
 
 
-def toml(value: object) -> str:
-    """As an inline value of TOML."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {toml(each)}" for name, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
-
-
 @pytest.fixture(scope="module")
 def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
     folder = tmp_path_factory.mktemp("oidc")
@@ -158,6 +149,12 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
         keys["served"] = SigningKey("", served, {})  # what a test changes
         rules: list[dict[str, Any]] = [
             {"claim": "groups", "value": "admins", "user_id": dev.user_id},
+            {
+                "claim": "groups",
+                "value": "several",
+                "also": [{"claim": "acr", "value": "gold"}, {"claim": "client", "value": "*"}],
+                "user_id": dev.user_id,
+            },
             {"claim": "groups", "value": "readers", "groups": [group], "domain_id": dev.domain_id},
             {
                 "claim": "groups",
@@ -341,6 +338,17 @@ def test_groups_of_a_rule_give_their_rights(company: Company) -> None:
     assert record(company.stand, other.headers["X-Request-Id"])["user_id"] != seen["user_id"]
 
 
+def test_somebody_without_a_user_gets_no_credentials_of_ours(company: Company) -> None:
+    headers = {"Authorization": f"Bearer {company.token(groups=['readers'])}"}
+    path = "/v3.0/OS-CREDENTIAL/securitytokens"
+    body = {"auth": {"identity": {"methods": ["token"], "token": {}}}}
+    answer = company.stand.rest("POST", path, body, headers=headers, source=elsewhere())
+    refused(answer, "APIGW.0301")
+    headers = {"Authorization": f"Bearer {company.token()}"}
+    answer = company.stand.rest("POST", path, body, headers=headers, source=elsewhere())
+    assert answer.status == 201
+
+
 def test_the_projects_of_somebody_without_a_user(company: Company) -> None:
     headers = {"Authorization": f"Bearer {company.token(groups=['readers'])}"}
     answer = company.stand.rest("GET", "/v3/auth/projects", headers=headers, source=elsewhere())
@@ -361,6 +369,13 @@ def test_who_fits_no_rule_is_nobody(company: Company) -> None:
     ]
     for changed in unfit:
         refused(company.call(company.token(**changed)), "APIGW.0301")
+
+
+def test_a_rule_may_test_several_claims(company: Company) -> None:
+    all_of_them: dict[str, Any] = {"groups": ["several"], "acr": "gold", "client": "books"}
+    assert company.call(company.token(**all_of_them)).status == 200
+    for changed in ({"acr": "silver"}, {"acr": None}, {"client": ""}, {"client": None}, {"groups": ["gold"]}):
+        refused(company.call(company.token(**(all_of_them | changed))), "APIGW.0301")
 
 
 def test_a_claim_may_be_a_text(company: Company) -> None:

@@ -8,8 +8,10 @@ from hsmd.client import Client
 from hsmd.domain import builtin
 from hsmd.pb.v1 import access_keys_pb2, agencies_pb2, assignments_pb2, groups_pb2
 from tests.calls import record, refused
+from tests.credentials import domain_token, good, void
 from tests.people import PASSWORD, Person, login, name, person
-from tests.stand import Answer, Stand, elsewhere
+from tests.policies import made
+from tests.stand import Answer, Stand, Tenant, elsewhere
 
 ADMINISTRATOR = builtin.SECURITY_ADMINISTRATOR.id
 OPERATOR = builtin.OPERATOR.id
@@ -105,6 +107,70 @@ def test_an_agency_that_operates_is_trusted_by_operators(
     refused(ask("PUT", path, {"agency": {"trust_domain_name": "development"}}), REFUSED)
     refused(ask("DELETE", path), REFUSED)
     client.agencies.DeleteAgency(agencies_pb2.DeleteAgencyRequest(agency_id=agency.id))
+
+
+def test_operators_are_not_locked_out_by_the_domain_s_rules(
+    stand: Stand, stranger: Tenant, ask: Ask, administrator: Person
+) -> None:
+    nowhere = {"allow_address_netmasks": [{"address_netmask": "192.0.2.0/24"}], "allow_ip_ranges": []}
+    rules: dict[str, dict[str, object]] = {
+        "api-acl-policy": {"api_acl_policy": nowhere},
+        "login-policy": {"login_policy": {"account_validity_period": 1}},
+        "password-policy": {"password_policy": {"minimum_password_length": 32}},
+    }
+    for policy, body in rules.items():
+        path = f"/v3.0/OS-SECURITYPOLICY/domains/{administrator.domain_id}/{policy}"
+        before = ask("GET", path).json
+        refused(ask("PUT", path, body), REFUSED)
+        assert ask("GET", path).json == before
+    # where nobody operates, its administrators settle them
+    token = domain_token(stand, stranger)
+    path = f"/v3.0/OS-SECURITYPOLICY/domains/{stranger.domain_id}/login-policy"
+    body = {"login_policy": {"session_timeout": 61}}
+    assert stand.rest("PUT", path, body, token=token, source=elsewhere()).status == 200
+
+
+def test_an_operators_tokens_are_not_an_administrators_to_end(stand: Stand, client: Client, ask: Ask) -> None:
+    operator, other = person(client), person(client)
+    token, others = login(stand, operator), login(stand, other)
+    _give(client, operator, OPERATOR)
+    refused(ask("DELETE", f"/v3/users/{operator.id}/tokens"), REFUSED)
+    assert ask("DELETE", f"/v3/users/{other.id}/tokens").status == 204
+    assert good(stand, token)
+    assert void(stand, others)
+    own = stand.rest("DELETE", f"/v3/users/{operator.id}/tokens", token=token, source=elsewhere())
+    assert own.status == 204
+    assert void(stand, token)
+
+
+def test_nobody_else_gives_operators_a_policy(
+    client: Client, ask: Ask, administrator: Person, team: str
+) -> None:
+    domain = administrator.domain_id
+    operator, joined = person(client), person(client)
+    _give(client, operator, OPERATOR)
+    client.groups.AddUserToGroup(groups_pb2.AddUserToGroupRequest(group_id=team, user_id=joined.id))
+    staff = client.groups.CreateGroup(
+        groups_pb2.CreateGroupRequest(group=groups_pb2.CreateGroupRequest.Group(name=name("staff")))
+    ).group.id
+    denies = made(client, {"Effect": "Deny", "Action": ["hsmd:*:*"]}, on="AX")
+    harmless = made(client, {"Effect": "Allow", "Action": ["iam:users:listUsers"]}, on="AX")
+    given = f"/v3/domains/{domain}/groups/{staff}/roles"
+    assert ask("PUT", f"{given}/{harmless.id}").status == 204  # while no operator is in it
+    for user in (operator, joined):
+        refused(ask("PUT", f"/v3/groups/{staff}/users/{user.id}"), REFUSED)
+        request = assignments_pb2.UserRoleRequest(user_id=user.id, role_id=denies.id)
+        client.groups.AddUserToGroup(groups_pb2.AddUserToGroupRequest(group_id=staff, user_id=user.id))
+        refused(ask("PUT", f"{given}/{denies.id}"), REFUSED)
+        statement = {"Effect": "Deny", "Action": ["hsmd:*:*"]}
+        change = {"role": {"policy": {"Version": "1.1", "Statement": [statement]}}}
+        refused(ask("PATCH", f"/v3.0/OS-ROLE/roles/{harmless.id}", change), REFUSED)
+        client.groups.RemoveUserFromGroup(
+            groups_pb2.RemoveUserFromGroupRequest(group_id=staff, user_id=user.id)
+        )
+        client.assignments.GrantRoleToUser(request)  # operators may
+        client.assignments.RevokeRoleFromUser(request)
+    refused(ask("PUT", f"/v3/domains/{domain}/groups/{team}/roles/{denies.id}"), REFUSED)
 
 
 def _credential(of: Person) -> dict[str, dict[str, str]]:

@@ -25,9 +25,9 @@ from hsmd.api.methods import Method, canonical_uri, methods_of
 from hsmd.client import Client
 from hsmd.client.errors import from_rpc
 from hsmd.daemon.certificates import Authority
+from hsmd.descriptors import services
 from hsmd.domain import builtin
 from hsmd.domain.core import in_domain
-from hsmd.gateway.options import services
 from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1 import (
     access_keys_pb2,

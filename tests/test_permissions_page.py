@@ -11,8 +11,8 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from hsmd.api.methods import methods_of
+from hsmd.descriptors import services
 from hsmd.domain import documents
-from hsmd.gateway.options import services
 from hsmd.pb.options.v1 import options_pb2
 
 METHOD: Any = options_pb2.method  # the stubs of protobuf and of generated code disagree on extensions

@@ -14,7 +14,7 @@ from huaweicloudsdkcore.region.region import Region
 
 from hsmd.api.methods import methods_of
 from hsmd.client import Client
-from hsmd.gateway.options import services
+from hsmd.descriptors import services
 from tests.calls import fresh
 from tests.people import iam_client, name
 from tests.policies import (

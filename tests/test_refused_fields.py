@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.client import Client
-from hsmd.gateway.options import field_options
+from hsmd.descriptors import field_options
 from hsmd.pb.v1 import crypto_pb2, keys_pb2, recipient_pb2
 from tests.calls import fresh, record, refusal, refused, snapshot
 from tests.operations import OPERATIONS, RIGHT, SERVED, Wire, World

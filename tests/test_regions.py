@@ -311,6 +311,12 @@ def test_the_same_again(world: World, east: Client, west: Client) -> None:
     assert "west has this key already" in seen.last.message
     assert query(world["west"], "SELECT * FROM keys WHERE id = ?", key) == before
     assert followers(world["east"], key) == {"west": "replicated"}
+    renamed = fresh()
+    west.keys.UpdateKeyAlias(keys_pb2.UpdateKeyAliasRequest(key_id=key, key_alias=renamed))
+    with refusal("KMS.0308"):
+        replicate(world, east, key, "west", alias)
+    assert replicate(world, east, key, "west", renamed) == first
+    assert alias_of(west, key) == renamed
 
 
 def test_two_at_once(world: World, east: Client, west: Client) -> None:
@@ -436,7 +442,8 @@ def test_what_the_other_region_refuses(world: World, east: Client, west: Client)
         sent, failed = records(world["east"], seen.last.request_id)
         assert (sent["event"], failed["result"]) == ("sendReplica", code)
     assert query(world["west"], "SELECT 1 FROM keys WHERE id = ?", key) == []
-    assert used(world["east"], key, 1) == SHARE  # given once, however often it was tried
+    assert used(world["east"], key, 1) == 0  # what was set aside for it is given back
+    assert followers(world["east"], key) == {}
     replicate(world, east, key, "west", fresh())
     both_ways(east, west, key)
 

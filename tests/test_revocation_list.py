@@ -15,8 +15,10 @@ from hsmd.api.revocation_list import RevocationList, check_file
 from hsmd.config import ConfigError
 from hsmd.daemon.certificates import Authority
 from hsmd.errors import Error
-from tests.calls import refusal
+from tests.calls import refusal, refused
+from tests.credentials import signed
 from tests.stand import Stand
+from tests.test_temporary_keys import by_certificate as temporary_key
 
 NAME = "hsmd development CA"
 HOUR = timedelta(hours=1)
@@ -213,8 +215,13 @@ def test_a_revoked_certificate_is_out_with_the_next_call_on_every_worker(
     with stand.client() as mine, stand.client(lost) as theirs, stand.client(lost) as again:
         for client in (mine, theirs, again):
             client.list_keys()
+        key = temporary_key(theirs)
+        by_key = {"access_key": key.access, "secret": key.secret}
+        sent = [("X-Security-Token", key.securitytoken)]
+        assert signed(stand, "GET", "/v3/regions", extra=sent, **by_key).status == 200
         replace(path, pem(ca.crl(lost.certificate.read_bytes(), made=-HOUR)))
         for _ in range(4):
+            refused(signed(stand, "GET", "/v3/regions", extra=sent, **by_key), "APIGW.0301")
             for client in (theirs, again):
                 with refusal("APIGW.0301") as seen:
                     client.random(32)

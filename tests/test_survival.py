@@ -96,7 +96,7 @@ class Maker:
 
 def test_every_acknowledged_key_outlives_kills_under_load(two: Stand) -> None:
     rounds, seed = 6, secrets.randbits(32)
-    print(f"seed {seed}")  # noqa: T201 -- to repeat a failure with
+    print(f"seed {seed}")
     dice = random.Random(seed)  # noqa: S311 -- no secret
     stop = threading.Event()
     makers = [Maker(two, number, stop) for number in range(6)]
@@ -126,7 +126,7 @@ def test_every_acknowledged_key_outlives_kills_under_load(two: Stand) -> None:
         assert listed >= set(acknowledged)
         for key in listed - set(acknowledged):  # made, but its maker was not told: whole all the same
             assert client.decrypt(client.encrypt(key, b"data")) == b"data"
-    print(f"{len(acknowledged)} keys acknowledged, {len(listed) - len(acknowledged)} more")  # noqa: T201
+    print(f"{len(acknowledged)} keys acknowledged, {len(listed) - len(acknowledged)} more")
 
     assert rows(two, "PRAGMA integrity_check") == [("ok",)]
     assert rows(two, "PRAGMA foreign_key_check") == []

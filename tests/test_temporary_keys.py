@@ -83,10 +83,15 @@ def test_the_sdk_makes_and_uses_one(stand: Stand, client: Client) -> None:
     assert users.keystone_list_users(iam.KeystoneListUsersRequest()).users
 
 
-def test_over_grpc_by_certificate(client: Client, stand: Stand) -> None:
+def by_certificate(client: Client) -> Any:
+    """A temporary key of whom the client's certificate acts as."""
     request = pb.CreateTemporaryAccessKeyRequest()
     request.auth.identity.methods.append("token")
-    credential = client.temporary_keys.CreateTemporaryAccessKey(request).credential
+    return client.temporary_keys.CreateTemporaryAccessKey(request).credential
+
+
+def test_over_grpc_by_certificate(client: Client, stand: Stand) -> None:
+    credential = by_certificate(client)
     key = {
         "access": credential.access,
         "secret": credential.secret,

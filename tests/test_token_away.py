@@ -60,7 +60,7 @@ def test_a_token_that_hangs_under_load(tmp_path: Path) -> None:
             with frozen_token(soft):
                 started = time.monotonic()
                 eventually(lambda: not is_serving(one))
-                print(f"NOT_SERVING {time.monotonic() - started:.1f} s after the token hung")  # noqa: T201
+                print(f"NOT_SERVING {time.monotonic() - started:.1f} s after the token hung")
                 load.is_refused()
                 with soft.client(deadline=30) as other, pytest.raises(ApiError) as refused:
                     eventually(lambda: other.encrypt(keys[0], b"data") and None)
@@ -241,7 +241,7 @@ def test_a_process_of_the_token_that_stops(remote: tuple[Stand, Remote]) -> None
                 crypto_pb2.GenRandomRequest(random_data_length=512)
             )
             eventually(lambda: not is_serving(one))
-            print(f"NOT_SERVING {time.monotonic() - started:.1f} s after the token stopped")  # noqa: T201
+            print(f"NOT_SERVING {time.monotonic() - started:.1f} s after the token stopped")
             load.is_refused()
             assert waiting.exception(90) is not None  # it brought no deadline of its own
             server.signal(signal.SIGCONT)
@@ -265,7 +265,7 @@ def test_a_process_of_the_token_that_dies(remote: tuple[Stand, Remote]) -> None:
             server.start()
             started = time.monotonic()
             eventually(lambda: is_serving(one))
-            print(f"SERVING {time.monotonic() - started:.1f} s after the token came back")  # noqa: T201
+            print(f"SERVING {time.monotonic() - started:.1f} s after the token came back")
             load.goes_on()
     assert load.wrong == []
     assert processes(stand) == before

@@ -1,21 +1,16 @@
 """Between the API's messages and the domain's values: the few shapes that several servicers share."""
 
-from typing import Any
-
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hsmd.pb.options.v1 import options_pb2
+from hsmd.descriptors import spellings
 
 
 class Spelling:
     """An enum's DEW spellings, both ways; a number that has none is spelled as that number."""
 
     def __init__(self, enum: EnumTypeWrapper) -> None:
-        value: Any = options_pb2.value  # the stubs of protobuf and of generated code disagree on extensions
-        self._names: dict[int, str] = {
-            each.number: each.GetOptions().Extensions[value].name for each in enum.DESCRIPTOR.values
-        }
+        self._names = spellings(enum.DESCRIPTOR)
         self._numbers = {name: number for number, name in self._names.items()}
 
     def name(self, number: int) -> str:

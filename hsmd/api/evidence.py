@@ -16,6 +16,7 @@ import grpc
 from cryptography import x509
 from google.protobuf.message import Message
 
+from hsmd.api import revocation_list
 from hsmd.api.methods import Method, canonical_uri
 from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
@@ -113,7 +114,7 @@ class CertificatePeer(Revocable):
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
         """The user the certificate is mapped to."""
-        return certificates.by_certificate(self.core, self.names)
+        return certificates.by_certificate(self.core, self.names, revocation_list.mark_of(self.certificate))
 
 
 @dataclass(frozen=True, slots=True)

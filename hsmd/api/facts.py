@@ -5,19 +5,15 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from hsmd.descriptors import field_options, spellings
 from hsmd.domain.conditions import Told, fact_name, is_key
-from hsmd.pb.options.v1 import options_pb2
 
 Tell = Callable[[Any], Told]
-
-# The stubs of protobuf and of generated code disagree on the type of extensions.
-_FIELD: Any = options_pb2.field
-_VALUE: Any = options_pb2.value
 
 
 def facts_of(descriptor: Descriptor) -> Tell:
     """What the message type's fields say, by condition key. Raises ValueError for a key that can't be one."""
-    told = [_told(field) for field in descriptor.fields if field.GetOptions().Extensions[_FIELD].condition]
+    told = [_told(field) for field in descriptor.fields if field_options(field).condition]
 
     def tell(message: Any) -> Told:
         facts: dict[str, tuple[str, ...]] = {}
@@ -29,7 +25,7 @@ def facts_of(descriptor: Descriptor) -> Tell:
 
 
 def _told(field: FieldDescriptor) -> tuple[str, Callable[[Any], tuple[str, ...]]]:
-    options = field.GetOptions().Extensions[_FIELD]
+    options = field_options(field)
     if not is_key(options.condition):
         raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")
     spell = _spell(field)
@@ -46,5 +42,5 @@ def _told(field: FieldDescriptor) -> tuple[str, Callable[[Any], tuple[str, ...]]
 def _spell(field: FieldDescriptor) -> Callable[[Any], str]:
     if field.enum_type is None:
         return str
-    names = {each.number: each.GetOptions().Extensions[_VALUE].name for each in field.enum_type.values}
+    names = spellings(field.enum_type)
     return lambda number: names.get(number, str(number))

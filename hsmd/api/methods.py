@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from google.api import annotations_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from hsmd.api.facts import Tell, facts_of
+from hsmd.descriptors import field_options, http_rules, method_options
 from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.pb.options.v1 import options_pb2
 
 Check = Callable[[Any], None]
-
-# The stubs of protobuf and of generated code disagree on the type of extensions.
-_METHOD: Any = options_pb2.method
-_FIELD: Any = options_pb2.field
 
 _ACTION = re.compile(r"[a-z]+(:[A-Za-z]+){2}")
 _KEY_ID = "key_id"  # how request fields that name a key end
@@ -77,7 +73,7 @@ class Method:
 def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, Method]]:
     """The service's methods. Raises ValueError for one without event, or without a needed action."""
     for descriptor in service.methods:
-        options: options_pb2.Method = descriptor.GetOptions().Extensions[_METHOD]
+        options = method_options(descriptor)
         name = f"{service.full_name}/{descriptor.name}"
         if not options.event:
             raise ValueError(f"{name}: the option event is missing")
@@ -100,21 +96,11 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 request=message_factory.GetMessageClass(descriptor.input_type),
                 facts=facts_of(descriptor.input_type),
                 check=checker(descriptor.input_type),
-                routes=tuple(_routes(descriptor)),
+                routes=tuple((verb, path) for verb, path, _ in http_rules(descriptor)),
                 ukey_roles=frozenset(options.ukey_roles),
                 while_sealed=options.while_sealed,
             ),
         )
-
-
-def _routes(descriptor: MethodDescriptor) -> Iterator[tuple[str, str]]:
-    rule = descriptor.GetOptions().Extensions[annotations_pb2.http]
-    for each in (rule, *rule.additional_bindings):
-        verb = each.WhichOneof("pattern")
-        if verb == "custom":
-            yield each.custom.kind.upper(), each.custom.path
-        elif verb:
-            yield verb.upper(), getattr(each, verb)
 
 
 def canonical_uri(template: str, request: Any) -> str | None:
@@ -144,7 +130,7 @@ def checker(descriptor: Descriptor) -> Check:
 
 
 def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
-    options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
+    options = field_options(field)
     name = options.name or field.name
     yield from _bounds(field)
     if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
@@ -156,7 +142,7 @@ def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
 
 
 def _bounds(field: FieldDescriptor) -> Iterator[Check]:
-    options: options_pb2.Field = field.GetOptions().Extensions[_FIELD]
+    options = field_options(field)
     name = options.name or field.name
     if options.refused:
         yield _absence(field, name, options.refused)

@@ -6,6 +6,7 @@ on, and the log says so. A certificate whose issuer has no list is refused, and 
 list has been out of date for too long.
 """
 
+import hashlib
 import logging
 import os
 import threading
@@ -44,7 +45,7 @@ class _List:
     due: float
 
 
-_Lists = dict[bytes, _List]
+_Lists = dict[str, _List]  # by the issuer's mark
 
 
 class RevocationList:
@@ -63,17 +64,24 @@ class RevocationList:
 
     def check(self, certificate: bytes) -> None:
         """Raises Error(IDENTITY_REFUSED) for a certificate (PEM) that is revoked or can't be judged."""
+        if not (mark := mark_of(certificate)):
+            raise Error(IDENTITY_REFUSED, reason="this certificate can't be read")
+        self.check_mark(mark)
+
+    def check_mark(self, mark: str) -> None:
+        """The same for a certificate of which no more than `mark_of` is known."""
         if self._mark != _mark(self._path):
             self._refresh()
-        issuer, serial = _identified(certificate)
+        issuer, _, serial = mark.partition(".")
         found = self._lists.get(issuer)
         if found is None:
             raise Error(IDENTITY_REFUSED, reason="no revocation list is there for this certificate's issuer")
         late = time.time() - found.due
         if late > 0:
             self._alert(late)
-        if serial in found.serials or late > self._grace:
-            reason = "is revoked" if serial in found.serials else "can't be checked: the list is out of date"
+        listed = int(serial, 16) in found.serials
+        if listed or late > self._grace:
+            reason = "is revoked" if listed else "can't be checked: the list is out of date"
             raise Error(IDENTITY_REFUSED, reason=f"this certificate {reason}")
 
     def _refresh(self) -> None:
@@ -140,7 +148,7 @@ def _parsed(content: bytes) -> Iterator[x509.CertificateRevocationList]:
 
 def _checked(
     crl: x509.CertificateRevocationList, issuers: dict[bytes, x509.Certificate]
-) -> tuple[bytes, _List]:
+) -> tuple[str, _List]:
     name = crl.issuer.rfc4514_string()
     issuer = issuers.get(crl.issuer.public_bytes())
     if issuer is None or not _may_sign(issuer):
@@ -155,7 +163,7 @@ def _checked(
     if due is None or due <= now:
         raise ListError(f"the list of {name} is out of date: the next one was due {due}")
     serials = frozenset(each.serial_number for each in crl)
-    return crl.issuer.public_bytes(), _List(serials, crl.last_update_utc.timestamp(), due.timestamp())
+    return _issuer_mark(crl.issuer), _List(serials, crl.last_update_utc.timestamp(), due.timestamp())
 
 
 def _may_sign(issuer: x509.Certificate) -> bool:
@@ -185,10 +193,17 @@ def _mark(path: Path) -> _Mark:
 
 
 @lru_cache(maxsize=4096)
-def _identified(certificate: bytes) -> tuple[bytes, int]:
-    """Issuer and serial number of a certificate (PEM) that TLS has verified. Raises Error."""
+def mark_of(certificate: bytes) -> str:
+    """How a list knows a certificate (PEM) that TLS has verified: "ISSUER.SERIAL", short and without a "/".
+
+    "" for one that can't be read.
+    """
     try:
         found = x509.load_pem_x509_certificate(certificate)
-        return found.issuer.public_bytes(), found.serial_number
-    except ValueError as error:
-        raise Error(IDENTITY_REFUSED, reason="this certificate can't be read") from error
+        return f"{_issuer_mark(found.issuer)}.{found.serial_number:x}"
+    except ValueError:  # what TLS took is not always to the liking of others
+        return ""
+
+
+def _issuer_mark(issuer: x509.Name) -> str:
+    return hashlib.sha256(issuer.public_bytes()).hexdigest()

@@ -10,69 +10,9 @@ from typing import Any
 import grpc
 
 from hsmd.client.errors import REQUEST_ID, SetupError, from_rpc
-from hsmd.pb.options.v1 import options_pb2
-from hsmd.pb.v1 import (
-    access_keys_pb2,
-    agencies_pb2,
-    agreement_pb2,
-    aliases_pb2,
-    assignments_pb2,
-    certificates_pb2,
-    crypto_pb2,
-    datakeys_pb2,
-    deletion_pb2,
-    domain_settings_pb2,
-    domains_pb2,
-    grants_pb2,
-    groups_pb2,
-    identity_pb2,
-    imports_pb2,
-    keys_pb2,
-    macs_pb2,
-    policies_pb2,
-    projects_pb2,
-    regions_pb2,
-    rotation_pb2,
-    sealing_pb2,
-    service_pb2,
-    signing_pb2,
-    tags_pb2,
-    temporary_keys_pb2,
-    ukeys_pb2,
-    users_pb2,
-)
+from hsmd.descriptors import method_options, services
 
 _PROJECT_ID = "hsmd-project-id"
-_MODULES = (
-    access_keys_pb2,
-    agencies_pb2,
-    agreement_pb2,
-    aliases_pb2,
-    assignments_pb2,
-    certificates_pb2,
-    crypto_pb2,
-    datakeys_pb2,
-    deletion_pb2,
-    domain_settings_pb2,
-    domains_pb2,
-    grants_pb2,
-    groups_pb2,
-    identity_pb2,
-    imports_pb2,
-    keys_pb2,
-    macs_pb2,
-    policies_pb2,
-    projects_pb2,
-    regions_pb2,
-    rotation_pb2,
-    sealing_pb2,
-    service_pb2,
-    signing_pb2,
-    tags_pb2,
-    temporary_keys_pb2,
-    ukeys_pb2,
-    users_pb2,
-)
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
 _RETRY = {
     "maxAttempts": 5,
@@ -87,10 +27,9 @@ def repeatable_methods() -> list[tuple[str, str]]:
     """(service, method) of every method whose proto option says that it is safe to send again."""
     return [
         (service.full_name, method.name)
-        for module in _MODULES
-        for service in module.DESCRIPTOR.services_by_name.values()
+        for service in services()
         for method in service.methods
-        if method.GetOptions().Extensions[options_pb2.method].repeatable
+        if method_options(method).repeatable
     ]
 
 

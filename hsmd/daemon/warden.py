@@ -21,6 +21,7 @@ from hsmd.api.pool import Pool
 from hsmd.audit import Log
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
+from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
@@ -30,9 +31,7 @@ from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
 
-_ROUND_SECONDS = 5.0
 _WATCH_SECONDS = 0.25
-_LEASE_MILLIS = 60_000
 _AUDIT_SECONDS = 5.0
 if TYPE_CHECKING:
     from hsmd.daemon.admin import AdminDoor
@@ -68,7 +67,10 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
     ready()
     holder = f"{socket.gethostname()}:{os.getpid()}"
     # A keystore's token may hold the thread that uses it: so each has its own.
-    everything = [Jobs(core, audit, holder, each) for each in (_JOBS, *map(jobs_of_keystore, core.keystores))]
+    everything = [
+        Jobs(core, audit, holder, each, settings.jobs)
+        for each in (_JOBS, *map(jobs_of_keystore, core.keystores))
+    ]
     threads = [
         threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
     ]
@@ -171,9 +173,17 @@ def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
 class Jobs:
     """What is to be done round by round. What goes wrong is logged when it begins, not each round."""
 
-    def __init__(self, core: Core, audit: Log, holder: str, jobs: Sequence[Job] = _JOBS) -> None:
+    def __init__(
+        self,
+        core: Core,
+        audit: Log,
+        holder: str,
+        jobs: Sequence[Job] = _JOBS,
+        pace: Pace = Pace(),  # noqa: B008  # frozen
+    ) -> None:
         """`holder` names this process in leases."""
         self._jobs = jobs
+        self._pace = pace
         self.at_work = False  # inside a change, which may hold the write lock
         self._core = core
         self._audit = audit
@@ -183,7 +193,7 @@ class Jobs:
 
     def run(self, stopping: threading.Event) -> None:
         """Rounds until told to stop."""
-        while not stopping.wait(_ROUND_SECONDS):
+        while not stopping.wait(self._pace.round_seconds):
             try:
                 self.do_round()
             except Exception:
@@ -194,9 +204,9 @@ class Jobs:
         trouble: dict[str, str] = {}
         try:
             for job in self._jobs:
-                now = self._core.clock()
+                now, lease = self._core.clock(), int(self._pace.lease_seconds * 1000)
                 with self._core.store.write() as tx:
-                    mine = leases.take(tx, job.lease, self._holder, now, now + _LEASE_MILLIS)
+                    mine = leases.take(tx, job.lease, self._holder, now, now + lease)
                 if mine:
                     self._core.refresh()
                     self.carry_out(job, trouble)

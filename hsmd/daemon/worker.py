@@ -86,6 +86,7 @@ class Worker:
         if settings.client_crl is not None:
             grace = timedelta(hours=settings.client_crl_grace_hours)
             revoked = RevocationList(settings.client_crl, settings.client_ca, grace)
+            self._core.check_certificate = revoked.check_mark
         meet = evidence.tls(self._core, frozenset(settings.gateways), regions, revoked)
         main = self._server(meet)
         address = f"[{settings.address}]" if ":" in settings.address else settings.address

@@ -4,8 +4,8 @@ import re
 import uuid
 from dataclasses import dataclass, replace
 
-from hsmd.domain import access, operators
-from hsmd.domain.core import DAY_MILLIS, Call
+from hsmd.domain import access, entitlements, operators
+from hsmd.domain.core import DAY_MILLIS, Call, Core
 from hsmd.domain.identity import Identity, act
 from hsmd.errors import (
     AGENCY_REFUSED,
@@ -20,7 +20,7 @@ from hsmd.store import Tx, policies
 from hsmd.store import agencies as rows
 from hsmd.store import identity as people
 from hsmd.store.agencies import Agency
-from hsmd.store.identity import Domain
+from hsmd.store.identity import Domain, User
 
 AGENCIES_PER_DOMAIN = 50
 ASSUME = "iam:agencies:assume"
@@ -159,7 +159,7 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
     if who.agency_id:
         raise Error(IDENTITY_REFUSED, reason="who acts as an agency can't take on another")
     agency = _trusting(call, name, domain, who)
-    access.permit(call, ASSUME, resource=f"/iam/agencies/{agency.id}" if agency else "")
+    access.permit(call, ASSUME, resource=_resource(agency.id) if agency else "")
     if agency is None:
         raise Error(AGENCY_REFUSED)
     call.resource = f"agency/{agency.id}"
@@ -173,6 +173,25 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
         session_policy="",
         ends=min(ends, default=0),
     )
+
+
+def assumed(core: Core, agency_id: str, user: User) -> Agency | None:
+    """The agency as which the user has acted; None when it may no longer: untrusted, or without the role.
+
+    What the user's policies ask of a call, its address or time, was asked of the one that took the agency on.
+    """
+    with core.store.read() as tx:
+        agency = rows.get_agency(tx, agency_id)
+        home = people.get_domain(tx, agency.domain_id) if agency else None
+    if agency is None or agency.trust_domain_id != user.domain_id or home is None or not home.is_enabled:
+        return None
+    rules = entitlements.rules_in_domain(core, user.id, user.domain_id, ASSUME)
+    return agency if rules.may_allow(_resource(agency_id)) else None
+
+
+def _resource(agency_id: str) -> str:
+    """The agency as policies name it."""
+    return f"/iam/agencies/{agency_id}"
 
 
 def _trusting(call: Call, name: str, domain: Domain, who: Identity) -> Agency | None:

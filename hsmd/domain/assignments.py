@@ -1,7 +1,7 @@
 """Who is given which role where. In force for the next call, on every worker.
 
 What belongs to another domain looks like what is not there. Nobody gives away the daemon's own role who does
-not have it: it is about all domains.
+not have it: it is about all domains. Nor does anybody else give a policy, which may deny, to who has it.
 """
 
 from collections.abc import Iterable
@@ -46,6 +46,8 @@ def give(call: Call, place: Place, role_id: str) -> None:
         _check_place(call, tx, place)
         _check_scope(policies.role(call, tx, role_id), place)
         _check_operation(call, role_id)
+        if role_id not in builtin.BY_ID:
+            operators.check_policy(call, tx, [(place.subject_kind, place.subject_id)])
         rows.assign(tx, _assignment(call, place, role_id))
 
 

@@ -15,12 +15,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import cast
 
+from hsmd.domain import agencies, certificates
 from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, Error
 from hsmd.keyring import with_token_key
-from hsmd.store import Tx, access_keys, agencies, revocations
-from hsmd.store import identity as rows
+from hsmd.store import Tx, access_keys, revocations
 from hsmd.store.agencies import Agency
 from hsmd.store.identity import User
 
@@ -36,9 +36,9 @@ _CHANGE_MILLIS = 10_000
 class Bearer:
     """What a text says. Ids are 32 hex digits or ""; times in ms since 1970 UTC.
 
-    `ancestors`: the ids of the texts that it was made from, or `of_access_key` of the access key that was
-    shown. `access_key`, `wrapped` (hex) and `root_label` are a temporary access key and its secret, wrapped
-    by the root key of that label.
+    `ancestors`: the ids of the texts that it was made from, or what stands for the access key
+    (`of_access_key`) or the certificate that was shown. `access_key`, `wrapped` (hex) and `root_label` are a
+    temporary access key and its secret, wrapped by the root key of that label.
     """
 
     id: str
@@ -95,12 +95,15 @@ def identity(core: Core, magic: bytes, text: str, bearer: Bearer) -> Identity:
     """Whom the text that says this makes of its holder, now.
 
     Raises Error(TOKEN_EXPIRED), Error(TOKEN_INVALID) for one that is revoked or whose agency is no more, and
-    Error(IDENTITY_REFUSED) when its user is no more.
+    Error(IDENTITY_REFUSED) when its user is no more, or the certificate that it was made by is revoked.
     """
     found = core.cache.get(_owner(text), "identity", lambda: _identify(core, magic, bearer))
     known = cast("Identity", found)
     if known.ends <= core.clock():
         raise Error(TOKEN_EXPIRED)
+    for each in known.chain:
+        if certificates.is_ancestor(each):  # whose list is a file, and no row whose change would be told
+            core.check_certificate(certificates.mark_of(each))
     return known
 
 
@@ -126,14 +129,11 @@ def _identify(core: Core, magic: bytes, bearer: Bearer) -> Identity:
     user = enabled_user(core, bearer.user_id)
     ids = (bearer.id, *bearer.ancestors)
     with core.store.read() as tx:
-        revoked = any(_is_over(tx, each) for each in ids)
-        agency = agencies.get_agency(tx, bearer.agency_id) if bearer.agency_id else None
-        home = rows.get_domain(tx, agency.domain_id) if agency else None
+        revoked = any(_is_over(tx, each, user) for each in ids)
     if revoked or bearer.issued <= (user.tokens_not_before or 0):
         raise Error(TOKEN_INVALID)
-    if bearer.agency_id and (
-        agency is None or agency.trust_domain_id != user.domain_id or home is None or not home.is_enabled
-    ):
+    agency = agencies.assumed(core, bearer.agency_id, user) if bearer.agency_id else None
+    if bearer.agency_id and agency is None:
         raise Error(TOKEN_INVALID)
     return Identity(
         kind="token" if magic == TOKEN else "temporary-key",
@@ -148,8 +148,10 @@ def _identify(core: Core, magic: bytes, bearer: Bearer) -> Identity:
     )
 
 
-def _is_over(tx: Tx, ancestor: str) -> bool:
-    """Whether the text is revoked, or the access key deleted or disabled."""
+def _is_over(tx: Tx, ancestor: str, user: User) -> bool:
+    """Whether the text is revoked, the access key deleted or disabled, or the certificate another's."""
+    if certificates.is_ancestor(ancestor):
+        return not certificates.stands(tx, ancestor, user.id)
     if not ancestor.startswith(_ACCESS_KEY):
         return revocations.get_revocation(tx, ancestor) is not None
     row = access_keys.get_access_key(tx, ancestor.removeprefix(_ACCESS_KEY))

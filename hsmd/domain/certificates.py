@@ -4,7 +4,7 @@ An exact name ("CN:web-1", "URI:spiffe://example.org/web") counts before a patte
 kinds CN, URI, DNS, EMAIL or SUBJECT (the whole subject by RFC 4514, like "CN=web,OU=payments,O=Example") with
 `*` in it: at most one in each part (parts end at / in a URI, . in a DNS name, @ in an address, a comma in a
 subject), standing for one or more of letters, digits, - and _. A certificate that fits patterns of different
-users or projects is nobody: so is one that fits none.
+users or projects is nobody; so is one with exact names of different ones, and one that fits none.
 """
 
 import re
@@ -31,6 +31,16 @@ _FILLING = re.compile(r"[A-Za-z0-9_-]+")
 _NAME_LENGTH = 512
 _LEAST_FIXED = 3  # characters besides the stars: a pattern for everybody is a mistake
 _MOST_NAMES = 100  # of one certificate are looked at
+_ANCESTOR = "certificate/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """As whom and where a certificate acts, and by which of its names."""
+
+    by: str
+    user_id: str
+    project_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +57,38 @@ class Mapping:
         return "*" in self.name
 
 
-def by_certificate(core: Core, names: Iterable[str]) -> Identity:
+def by_certificate(core: Core, names: Iterable[str], mark: str) -> Identity:
     """The user that a verified client certificate acts as, by any of its names ("CN:...", "URI:...").
 
-    Raises Error(IDENTITY_REFUSED) for one that is nobody.
+    `mark` is how lists of revoked certificates know it, without a "/". Raises Error(IDENTITY_REFUSED) for one
+    that is nobody.
     """
     given = tuple(names)[:_MOST_NAMES]
     found = core.cache.get("certificate " + repr(given), "", lambda: _mapped(core, given))
-    mapping = cast("Mapping", found)  # what loads it never gives None
-    return Identity("certificate", enabled_user(core, mapping.user_id), mapping.project_id)
+    mapped = cast("_Mapped", found)  # what loads it never gives None
+    user = enabled_user(core, mapped.user_id)
+    chain = (f"{_ANCESTOR}{mark}/{mapped.by}",)
+    return Identity("certificate", user, mapped.project_id, chain=chain)
+
+
+def is_ancestor(text: str) -> bool:
+    """Whether it is how a certificate stands among the ancestors of what is made by it."""
+    return text.startswith(_ANCESTOR)
+
+
+def mark_of(ancestor: str) -> str:
+    """How lists of revoked certificates know the certificate."""
+    return ancestor.split("/", 2)[1]
+
+
+def stands(tx: Tx, ancestor: str, user_id: str) -> bool:
+    """Whether the certificate still acts as the user, by the name that it did."""
+    try:
+        return _found(tx, (ancestor.split("/", 2)[2],)).user_id == user_id
+    except Error as error:
+        if error.fault is IDENTITY_REFUSED:
+            return False
+        raise
 
 
 def create(call: Call, name: str, *, user_id: str, project_id: str) -> Mapping:
@@ -103,7 +136,7 @@ def fits(pattern: str, name: str) -> bool:
     """Whether a certificate's name ("URI:spiffe://example.org/web") fits the pattern."""
     kind, _, wanted = pattern.partition(":")
     own, _, given = name.partition(":")
-    if kind != own or kind not in _SEPARATORS:
+    if kind != own or kind not in _SEPARATORS or len(name) > _NAME_LENGTH:
         return False
     if kind in ("DNS", "EMAIL"):
         wanted, given = wanted.lower(), given.lower()
@@ -119,23 +152,31 @@ def _fits(part: str, other: str) -> bool:
     return other == before + filling + after and _FILLING.fullmatch(filling) is not None
 
 
-def _mapped(core: Core, names: tuple[str, ...]) -> Mapping:
+def _mapped(core: Core, names: tuple[str, ...]) -> _Mapped:
     with core.store.read() as tx:
-        for name in names:
-            binding = rows.get_binding(tx, name)
-            if binding is not None:
-                return Mapping(name, binding.user_id, binding.project_id)
-        patterns = rows.patterns(tx)
-    found = {
-        (each.user_id, each.project_id): each.pattern
-        for each in patterns
-        if any(fits(each.pattern, name) for name in names)
-    }
-    if len(found) > 1:
-        raise Error(IDENTITY_REFUSED, reason="this certificate fits patterns of more than one user")
-    for (user_id, project_id), pattern in found.items():
-        return Mapping(pattern, user_id, project_id)
-    raise Error(IDENTITY_REFUSED, reason="this certificate is bound to no user")
+        return _found(tx, names)
+
+
+def _found(tx: Tx, names: tuple[str, ...]) -> _Mapped:
+    exact = [found for name in names if (found := rows.get_binding(tx, name))]
+    if exact:
+        return _only([_Mapped(each.name, each.user_id, each.project_id) for each in exact])
+    fitting = [
+        _Mapped(name, each.user_id, each.project_id)
+        for each in rows.patterns(tx)
+        for name in names
+        if fits(each.pattern, name)
+    ]
+    return _only(fitting)
+
+
+def _only(found: list[_Mapped]) -> _Mapped:
+    """What all of them say. Raises Error(IDENTITY_REFUSED) when they differ, or there is none."""
+    if not found:
+        raise Error(IDENTITY_REFUSED, reason="this certificate is bound to no user")
+    if len({(each.user_id, each.project_id) for each in found}) > 1:
+        raise Error(IDENTITY_REFUSED, reason="this certificate is mapped to more than one user")
+    return found[0]
 
 
 def _get(tx: Tx, name: str) -> object:

@@ -121,11 +121,16 @@ class Backing:
     domains: frozenset[str]
 
 
+def _no_list(_mark: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Core:
     """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'.
 
-    `peers` are by region, `keystores` by cluster id.
+    `peers` are by region, `keystores` by cluster id. `check_certificate` raises Error(IDENTITY_REFUSED) for
+    the mark of a client certificate that is revoked.
     """
 
     store: Store
@@ -148,6 +153,7 @@ class Core:
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
     pin_source: str = ""
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
+    check_certificate: Callable[[str], None] = _no_list
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1
     _seen_change: int = -1

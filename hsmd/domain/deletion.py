@@ -60,7 +60,7 @@ def destroy(call: Call, key_id: str) -> bool:
         key = rows.get_key(tx, key_id)
     if key is None or not _is_due(key, now):
         return False
-    kept.destroy(call, key)  # before the row says so: what is interrupted is done again
+    kept.check_reachable(call, key)
     with call.change() as tx:
         key = rows.get_key(tx, key_id)
         if key is None or not _is_due(key, now):
@@ -70,8 +70,10 @@ def destroy(call: Call, key_id: str) -> bool:
         aliases.release(tx, key)
         tags.release(tx, key.id)
         rows.update_key(tx, replace(key, state=rows.DESTROYED))
+        kept.let_go(call, tx, key)
         call.resource = key.id
         call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+    kept.destroy(call, key)  # after row and record say so: whatever stops this is done again by the draft
     return True
 
 

@@ -1,6 +1,7 @@
 """What a domain settles for its users: rules for passwords and logins, and from where APIs may be called.
 
-Each is a JSON document in the store, with IAM's names; what a document lacks is at its default.
+Each is a JSON document in the store, with IAM's names; what a document lacks is at its default. Where
+anybody of the domain operates, only operators settle anything: they could be locked out.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
+from hsmd.domain import operators
 from hsmd.domain.core import Call, Core
 from hsmd.domain.password_rules import PASSWORD_BOUNDS, PasswordPolicy
 from hsmd.errors import IAM_INPUT_INVALID, IAM_NOT_FOUND, Error
@@ -126,6 +128,7 @@ def update_api_acl(call: Call, domain_id: str, acl: ApiAcl) -> ApiAcl:
         ],
     }
     with call.change() as tx:
+        operators.check_domain(call, tx, domain_id)
         rows.put_setting(tx, domain_id, rows.API_ACL, json.dumps(document))
     return acl if acl.netmasks or acl.ranges else EVERYWHERE
 
@@ -164,6 +167,7 @@ def _update(
             raise Error(IAM_INPUT_INVALID, name=field, reason=f"{least} to {most} is due")
     known = {each.name for each in fields(default)}
     with call.change() as tx:
+        operators.check_domain(call, tx, domain_id)
         policy = replace(
             _stored(tx, domain_id, name, default), **{k: changes[k] for k in known & set(changes)}
         )

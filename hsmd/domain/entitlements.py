@@ -6,7 +6,7 @@ from functools import lru_cache
 from hsmd.caller import Caller
 from hsmd.domain import builtin
 from hsmd.domain.core import Core
-from hsmd.domain.permissions import NOTHING, Held, Permissions
+from hsmd.domain.permissions import NOTHING, Held, Permissions, Rules
 from hsmd.store import Tx, groups, policies
 from hsmd.store import identity as rows
 from hsmd.store.identity import Project
@@ -21,6 +21,7 @@ __all__ = [
     "of_session",
     "project_name",
     "projects_of",
+    "rules_in_domain",
 ]
 
 _SESSION = "session"
@@ -60,6 +61,11 @@ def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> tuple
 def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> tuple[Held, ...]:
     """What the user or agency holds in the domain itself, from the cache."""
     return _in_domain(core, kind, subject_id, domain_id).held
+
+
+def rules_in_domain(core: Core, user_id: str, domain_id: str, action: str) -> Rules:
+    """What a user's policies in the domain itself say to an action, from the cache."""
+    return _in_domain(core, USER, user_id, domain_id).rules(action)
 
 
 def domain_name(core: Core, domain_id: str) -> str:

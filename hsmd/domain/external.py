@@ -2,15 +2,19 @@
 
 A rule names a user of ours, or groups: then it is somebody without a user here, whose id comes from the
 provider's, and who may what members of the groups may.
+
+Names at a Keystone say little by themselves: each of its domains has an administrator, who may call a user or
+a project as it likes, and give roles in it. So rules for a Keystone that look at these also pin the domain.
 """
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hsmd.caller import IdentityKind
-from hsmd.config import ConfigError, IdentityRule, Settings
+from hsmd.config import ClaimTest, ConfigError, IdentityRule, Settings
 from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
@@ -25,6 +29,14 @@ _IDS = uuid.UUID("0d9f7f0c-3a55-4d7b-8a4f-8a1f3c0a7d52")  # a namespace of our o
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _ANY = "*"
 _LONGEST_NAME = 64
+# Claims of a Keystone that its domains give out, each as it likes; and those that say which domain it was.
+_PINNED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "user_name": ("user_domain_id", "user_domain_name"),
+        "project_name": ("project_domain_id", "project_domain_name"),
+        "role": ("project_id", "project_domain_id", "project_domain_name"),
+    }
+)
 _BEARER, _SUBJECT = "bearer token", "unknown user"
 
 
@@ -39,6 +51,7 @@ def check(settings: Settings) -> None:
     for rule in settings.keystone.rules:
         if not rule.project_id and not rule.project_claim:
             raise ConfigError("keystone.rules: project_id or project_claim is due")
+        _check_pinned(rule)
 
 
 def by_bearer(call: Call, token: str) -> Identity:
@@ -77,7 +90,7 @@ def _somebody(
     call: Call, kind: IdentityKind, rules: Sequence[IdentityRule], claims: Claims, subject: str, name: str
 ) -> Identity:
     with named_when_refused(call, f"{kind} {subject}"[:200]):
-        rule = next((each for each in rules if _fits(each, claims)), None)
+        rule = next((each for each in rules if all(_fits(test, claims) for test in _tests(each))), None)
         if rule is None:
             raise Error(IDENTITY_REFUSED, reason="no rule says who this is here")
         if rule.groups:
@@ -87,11 +100,16 @@ def _somebody(
         return Identity(kind, user, project, ends=_end(claims))
 
 
-def _fits(rule: IdentityRule, claims: Claims) -> bool:
-    found = claims.get(rule.claim)
+def _tests(rule: IdentityRule) -> Iterator[ClaimTest]:
+    yield ClaimTest(rule.claim, rule.value)
+    yield from rule.also
+
+
+def _fits(test: ClaimTest, claims: Claims) -> bool:
+    found = claims.get(test.claim)
     values = found if isinstance(found, list) else [found]
     texts = [each for each in values if isinstance(each, str) and each]
-    return bool(texts) if rule.value == _ANY else rule.value in texts
+    return bool(texts) if test.value == _ANY else test.value in texts
 
 
 def _user(core: Core, rule: IdentityRule, claims: Claims) -> User:
@@ -161,7 +179,7 @@ def _groups(core: Core, rule: IdentityRule) -> tuple[str, ...] | None:
 
 
 def _check(place: str, rule: IdentityRule) -> None:
-    if not rule.claim or not rule.value:
+    if not all(each.claim and each.value for each in _tests(rule)):
         raise ConfigError(f"{place}: a claim and its value are due")
     if sum(map(bool, (rule.user_id, rule.user_claim, rule.groups))) != 1:
         raise ConfigError(f"{place}: one of user_id, user_claim and groups is due")
@@ -173,3 +191,15 @@ def _check(place: str, rule: IdentityRule) -> None:
     for each in filter(None, ids):
         if not _HEX_ID.fullmatch(each):
             raise ConfigError(f"{place}: 32 hex digits are due, not {each!r}")
+
+
+def _check_pinned(rule: IdentityRule) -> None:
+    fixed = {each.claim for each in _tests(rule) if each.value != _ANY}
+    looked_at = {each.claim for each in _tests(rule)} | {rule.user_claim, rule.project_claim}
+    for name, pins in _PINNED_BY.items():
+        if name in looked_at and fixed.isdisjoint(pins):
+            due = " or ".join(pins)
+            raise ConfigError(
+                f"keystone.rules: who looks at {name} has to test {due} also, for one value: other domains of"
+                " that Keystone give out the same names"
+            )

@@ -99,6 +99,7 @@ def add(call: Call, group_id: str, user_id: str) -> None:
     with call.change() as tx:
         membership = _membership(call, tx, group_id, user_id)
         operators.check(call, tx, policies.GROUP, group_id)
+        operators.check(call, tx, policies.USER, user_id)  # what the group is given may be to deny
         rows.add_member(tx, membership)
 
 

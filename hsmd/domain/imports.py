@@ -18,6 +18,7 @@ from hsmd.algorithms import KEY_SPECS, KeyAlgorithm
 from hsmd.domain import access, import_tokens
 from hsmd.domain.core import DAY_MILLIS, SEALING_KEY_LABEL, Call
 from hsmd.domain.import_tokens import WrappingKey
+from hsmd.domain.material import proof
 from hsmd.errors import (
     EXPIRATION_INVALID,
     EXTERNAL_KEY_DUE,
@@ -45,7 +46,6 @@ from hsmd.store.keys import Key, KeyVersion
 _WRAPPING = KEY_SPECS["RSA_3072"]
 _LAST_MILLIS = 253_402_300_799_000  # the year 9999 ends
 _CHECK = b"hsmd material check\0"
-_CHECK_BLOCK = bytes(64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,20 +249,5 @@ def _pair(
 
 def _check_value(call: Call, row: KeyAlgorithm, made: Pair, label: str) -> bytes:
     token = call.core.token
-    known = made.public_key or _proof(call, row, made.wrapped, label)
+    known = made.public_key or proof(call, row, made.wrapped, label, _CHECK)
     return token.hmac(token.find(SEALING_KEY_LABEL), _CHECK + row.name.encode() + b"\0" + known)
-
-
-def _proof(call: Call, row: KeyAlgorithm, wrapped: bytes, label: str) -> bytes:
-    """Bytes that tell a secret key from others, made by the key itself, so that its value stays in the HSM.
-
-    An AES key encrypts a fixed block. That its IV is fixed too is safe: nobody ever sees the result.
-    """
-    token = call.core.token
-    handle = token.unwrap(row, wrapped, token.find(label))
-    try:
-        if row.kind == "aes":
-            return token.encrypt(handle, bytes(12), _CHECK_BLOCK, _CHECK)
-        return token.hmac(handle, _CHECK)
-    finally:
-        token.destroy(handle)

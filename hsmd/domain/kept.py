@@ -1,8 +1,9 @@
 """Keys in a dedicated keystore: token objects of its token, which are found by the key's id and version.
 
 The store tells of every object: a draft is written before the object is made and goes with the commit of the
-key's row; a key that is deleted loses its object before its row says so. So whatever is interrupted leaves a
-row by which the warden finishes it, and no row that has lost its object without being due.
+key's row; the row of a key that is deleted becomes a tombstone and a draft in one change, which has its audit
+record, and only then the object goes. So whatever is interrupted leaves a draft by which the warden finishes
+it, and no object is gone of which row or record say otherwise.
 
 A keystore's token that is away, hung or without a login is UNAVAILABLE for its own keys alone.
 """
@@ -32,12 +33,12 @@ _VERSION = 1  # keys in keystores don't rotate
 
 
 @contextmanager
-def making(call: Call, key: Key, row: KeyAlgorithm) -> Iterator[KeyVersion]:
-    """The first version of a key to be, born in its keystore's token.
+def making(call: Call, key: Key, row: KeyAlgorithm, check: Callable[[Tx], None]) -> Iterator[KeyVersion]:
+    """The first version of a key to be, born in its keystore's token if `check` has nothing against the key.
 
     Unless the block ends with the key's row in the store, the object is destroyed again.
     """
-    keystore = _begun(call, key, row)
+    keystore = _begun(call, key, row, check)
     try:
         with _at(call, keystore) as token:
             public_key = token.make_kept(row, _label(key.id))
@@ -87,16 +88,24 @@ def use(
             raise Error(UNAVAILABLE, reason="the HSM lost a key while it was used") from error
 
 
+def check_reachable(call: Call, key: Key) -> None:
+    """Raises KEYSTORE_UNAVAILABLE for a key in a keystore whose token can't let its object go now."""
+    if key.keystore_id is not None:
+        with _at(call, _of(call, key.keystore_id)) as token:
+            token.check_kept(_label(key.id))
+
+
+def let_go(call: Call, tx: Tx, key: Key) -> None:
+    """With this change the key becomes a tombstone: from now on a draft tells of an object that it has."""
+    if key.keystore_id is not None:
+        rows.delete_draft(tx, key.id)
+        rows.insert_draft(tx, Draft(key.id, key.keystore_id, call.core.clock()))
+
+
 def destroy(call: Call, key: Key) -> None:
-    """Destroy the key's object, if it has one in a keystore; again is well. Raises KEYSTORE_UNAVAILABLE."""
-    if key.keystore_id is None:
-        return
-    with call.read() as tx:
-        keystore = rows.get_keystore(tx, key.keystore_id)
-    if keystore is None:
-        raise LookupError(f"the keystore {key.keystore_id}, which has keys, is not there")
-    with _at(call, keystore) as token:
-        token.destroy_kept(_label(key.id))
+    """Destroy a tombstone's object, if it has one, and its draft. Raises KEYSTORE_UNAVAILABLE."""
+    if key.keystore_id is not None:
+        _settle(call, _of(call, key.keystore_id), key.id)
 
 
 def due(call: Call, cluster_id: str) -> list[str]:
@@ -106,17 +115,20 @@ def due(call: Call, cluster_id: str) -> list[str]:
 
 
 def abandoned(call: Call, cluster_id: str) -> list[str]:
-    """Ids of keys on the cluster that were begun and came to nothing."""
+    """Ids of keys on the cluster that were begun and came to nothing, or whose objects outlived them."""
     with call.read() as tx:
         return rows.old_drafts(tx, cluster_id, call.core.clock() - _ABANDONED_MILLIS)
 
 
 def clear(call: Call, key_id: str) -> bool:
-    """Destroy what is left of an abandoned key. False when there is nothing (any more)."""
+    """Destroy what is left of an abandoned or deleted key. False when there is nothing (any more)."""
     with call.read() as tx:
         draft = rows.get_draft(tx, key_id)
         keystore = None if draft is None else rows.get_keystore(tx, draft.keystore_id)
-    if draft is None or keystore is None or call.core.clock() - draft.created < _ABANDONED_MILLIS:
+        deleted = _is_tombstone(key_rows.get_key(tx, key_id))
+    if draft is None or keystore is None:
+        return False
+    if not deleted and call.core.clock() - draft.created < _ABANDONED_MILLIS:
         return False
     _settle(call, keystore, key_id)
     return True
@@ -126,7 +138,20 @@ def _label(key_id: str) -> str:
     return f"hsmd-key-{key_id}-{_VERSION}"
 
 
-def _begun(call: Call, key: Key, row: KeyAlgorithm) -> Keystore:
+def _is_tombstone(key: Key | None) -> bool:
+    return key is not None and key.state == key_rows.DESTROYED
+
+
+def _of(call: Call, keystore_id: str) -> Keystore:
+    """A key's keystore, enabled or not."""
+    with call.read() as tx:
+        keystore = rows.get_keystore(tx, keystore_id)
+    if keystore is None:
+        raise LookupError(f"the keystore {keystore_id}, which has keys, is not there")
+    return keystore
+
+
+def _begun(call: Call, key: Key, row: KeyAlgorithm, check: Callable[[Tx], None]) -> Keystore:
     """The key's keystore, which holds a draft of it from now on; not if its token is away or can't do it."""
     if key.keystore_id is None:
         raise LookupError(f"key {key.id} is in the default keystore")
@@ -136,18 +161,20 @@ def _begun(call: Call, key: Key, row: KeyAlgorithm) -> Keystore:
             raise Error(SPEC_INVALID, reason=f"the keystore's HSM can't do {row.name}")
     with call.core.store.write() as tx:
         keystore = keystores.of_caller(call, tx, key.keystore_id)
+        check(tx)
         rows.insert_draft(tx, Draft(key.id, keystore.id, call.core.clock()))
     return keystore
 
 
 def _settle(call: Call, keystore: Keystore, key_id: str) -> None:
-    """See that a draft without the key's row goes, and its object with it."""
+    """See that a draft without a living key's row goes, and its object with it."""
     with call.read() as tx:
         if rows.get_draft(tx, key_id) is None:
             return
     # Looked at once more as a writer: a commit whose answer was lost with the database has ended by then.
     with call.core.store.write() as tx:
-        if rows.get_draft(tx, key_id) is None or key_rows.get_key(tx, key_id) is not None:
+        key = key_rows.get_key(tx, key_id)
+        if rows.get_draft(tx, key_id) is None or not (key is None or _is_tombstone(key)):
             rows.delete_draft(tx, key_id)
             return
     with _at(call, keystore) as token:

@@ -84,38 +84,52 @@ def create_key(
     check_alias(alias)
     check_description(description)
     check_sequence(sequence)
-    digest = hashlib.sha256(
-        json.dumps(
-            [
-                *(alias, row.name, usage or row.usages[0], description, enterprise_project_id or "0"),
-                *([keystore] if keystore else []),  # as it always was where there is none
-            ]
-        ).encode()
-    ).digest()
+    usage, enterprise = usage or row.usages[0], enterprise_project_id or "0"
+    digest = _digest(alias, row.name, usage, description, enterprise, keystore)
     if sequence and (earlier := _answered(call, sequence, digest)):
         return earlier
-    draft = _new_key(call, alias, row, description, enterprise_project_id or "0", keystore)
-    key = replace(draft, usage=usage or row.usages[0])
+    key = replace(_new_key(call, alias, row, description, enterprise, keystore), usage=usage)
     if origin == EXTERNAL:
         key = replace(key, origin=EXTERNAL, state=access.PENDING_IMPORT)
-    access.admit(call, key)
-    if origin == EXTERNAL:
-        return _inserted(call, key, None, sequence, digest)
-    if keystore is not None:
-        with kept.making(call, key, row) as version:
-            return _inserted(call, key, version, sequence, digest)
-    return _inserted(call, key, _new_version(call, key, row), sequence, digest)
+    return _made(call, access.admit(call, key), row, sequence, digest)
 
 
-def _inserted(call: Call, key: Key, version: KeyVersion | None, sequence: str, digest: bytes) -> Key:
-    """The key, which is there from now on; or the one that the sequence has made before."""
+def _digest(*asked: str | None) -> bytes:
+    """What tells one request from another; None is left out, as it always was where there is no keystore."""
+    return hashlib.sha256(json.dumps([each for each in asked if each is not None]).encode()).digest()
+
+
+def _made(call: Call, key: Key, row: KeyAlgorithm, sequence: str, digest: bytes) -> Key:
+    """The key, with its first version unless that is to be imported."""
     quota = limits.of(call.core, key.project_id, limits.KEYS)
+    if key.origin == EXTERNAL:
+        return _inserted(call, key, None, quota, sequence, digest)
+    if key.keystore_id is None:
+        return _inserted(call, key, _new_version(call, key, row), quota, sequence, digest)
+
+    def check(tx: Tx) -> None:  # before the object is born: it would outlive a refusal for a while
+        if not (sequence and _recall(call, tx, sequence, digest)):
+            _check_quota(tx, key, quota)
+            keys.check_alias_free(tx, key)
+
+    with kept.making(call, key, row, check) as version:
+        return _inserted(call, key, version, quota, sequence, digest)
+
+
+def _check_quota(tx: Tx, key: Key, quota: int) -> None:
+    if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
+        raise Error(QUOTA_EXCEEDED, quota=quota)
+
+
+def _inserted(
+    call: Call, key: Key, version: KeyVersion | None, quota: int, sequence: str, digest: bytes
+) -> Key:
+    """The key, which is there from now on; or the one that the sequence has made before."""
     with call.change() as tx:
         if sequence and (earlier := _recall(call, tx, sequence, digest)):
             return earlier
         kept.take(call, tx, key)
-        if keys.count_keys(tx, key.project_id, custom_only=True, at_most=quota) >= quota:
-            raise Error(QUOTA_EXCEEDED, quota=quota)
+        _check_quota(tx, key, quota)
         keys.insert_key(tx, key, version)
         if sequence:
             sequences.forget_older(tx, key.created - DAY_MILLIS)
@@ -209,8 +223,12 @@ def update_description(call: Call, reference: str, description: str) -> Key:
 
 def count_keys(call: Call) -> int:
     """How many custom keys, of any state, the project has. DEW: user-instances."""
+    project = call.caller.project_id
     with call.read() as tx:
-        return keys.count_keys(tx, call.caller.project_id, custom_only=True)
+        if access.sees_all(call):
+            return keys.count_keys(tx, project, custom_only=True)
+        custom = (key for key in keys.list_keys(tx, project) if not key.is_default)
+        return len(access.visible(call, tx, custom, lambda key: key))
 
 
 def key_for_encryption(call: Call, reference: str) -> Key:

@@ -5,6 +5,7 @@ from typing import TypeVar, cast
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from hsmd.algorithms import KeyAlgorithm
 from hsmd.domain import kept, keystores
 from hsmd.domain.core import Call
 from hsmd.domain.publickeys import PublicKey
@@ -13,6 +14,8 @@ from hsmd.store import keys
 from hsmd.store.keys import Key, KeyVersion
 
 Result = TypeVar("Result")
+
+_PROOF_BLOCK = bytes(64)
 
 
 def version(call: Call, key_id: str, number: int) -> KeyVersion | None:
@@ -45,6 +48,21 @@ def use(call: Call, found: KeyVersion, operation: Callable[[Token, Handle], Resu
     return call.core.keyring.use(
         found.key_id, found.version, found, lambda handle: operation(token, handle), call.moment
     )
+
+
+def proof(call: Call, row: KeyAlgorithm, wrapped: bytes, root_label: str, purpose: bytes) -> bytes:
+    """Bytes that tell a secret key from others, made by the key itself, so that its value stays in the HSM.
+
+    An AES key encrypts a fixed block. That its IV is fixed too is safe: nobody ever sees the result.
+    """
+    token = call.core.token
+    handle = token.unwrap(row, wrapped, token.find(root_label))
+    try:
+        if row.kind == "aes":
+            return token.encrypt(handle, bytes(12), _PROOF_BLOCK, purpose)
+        return token.hmac(handle, purpose)
+    finally:
+        token.destroy(handle)
 
 
 def public_der(call: Call, key: Key) -> bytes:

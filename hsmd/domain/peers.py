@@ -5,14 +5,12 @@ about no others. Where its keys may go is configured here: pairs of a domain of 
 project must be of such a domain, its quota and its names hold as for everybody (docs/decisions/0010).
 """
 
+import hmac
 import re
 from dataclasses import replace
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
 from hsmd.algorithms import AES_256, GCM_MESSAGES_PER_VERSION, KEY_SPECS, KeyAlgorithm
-from hsmd.domain import access, keys, replicas, tags
+from hsmd.domain import access, keys, material, publickeys, replicas, tags
 from hsmd.domain.core import Call
 from hsmd.domain.lines import Handover, Material, Offer, RootKey, Versions
 from hsmd.errors import (
@@ -39,6 +37,7 @@ _ROOT_LABEL = re.compile(r"hsmd-root-[0-9]{1,9}")  # no other key of the token i
 _LAST_MILLIS = 253_402_300_799_000  # the year 9999 ends
 _LARGEST = 2**31 - 1
 _DAYS = range(30, 366)
+_SAME = b"hsmd same material\0"
 
 
 def accept(call: Call, offer: Offer) -> str:
@@ -54,7 +53,7 @@ def accept(call: Call, offer: Offer) -> str:
             key = _made(call, tx, offer, present)
         else:
             key = _same(call, tx, offer, present)
-        _put(tx, key, row, offer.versions)
+        _put(call, tx, key, row, offer.versions)
         call.resource, call.key_version = key.id, key.current_version
     return key.domain_id
 
@@ -74,7 +73,7 @@ def take(call: Call, key_id: str, versions: Versions, current: int) -> bool:
         key = access.key_of_peer(call, tx, key_id, call.caller.user_name)
         if key is None:
             return False
-        _put(tx, key, row, versions)
+        _put(call, tx, key, row, versions)
         call.key_version = max(each.version for each in versions.materials)
         if current:
             _check_held(tx, key, current)
@@ -208,11 +207,16 @@ def _made(call: Call, tx: Tx, offer: Offer, tombstone: Key | None) -> Key:
 
 
 def _same(call: Call, tx: Tx, offer: Offer, present: Key) -> Key:
-    """The replica that the same offer has made before; what its tenant has changed since stays so."""
+    """The replica that the same offer has made before; what its tenant has changed since stays so.
+
+    Of another alias it is not the same offer, though the tenant may have renamed the key since: else a caller
+    who wants it by another name would hear that it is so. Its present name is right.
+    """
     key = access.key_of_peer(call, tx, present.id, call.caller.user_name)
     wanted = (offer.project_id, offer.alias, offer.spec, offer.usage)
     if key is None or (key.project_id, key.alias, key.spec, key.usage) != wanted:
-        raise _wrong("replica_region", f"{call.core.region} has this key already")
+        reason = f"{call.core.region} has this key already, by another alias or in another project"
+        raise _wrong("replica_region", reason)
     if offer.current_version > key.current_version:
         key = replace(key, current_version=offer.current_version)
         key_rows.update_key(tx, key)
@@ -249,8 +253,8 @@ def _check_material(call: Call, row: KeyAlgorithm, each: Material) -> None:
     _check_millis("versions", each.created)
     if not 0 <= each.messages <= GCM_MESSAGES_PER_VERSION:
         raise _wrong("versions", "0 to 2^32 messages are due")
-    if bool(each.public_key) is not row.asymmetric or not _is_public_key(each.public_key):
-        raise _wrong("versions", "the public key of a pair is due, and of nothing else")
+    if not (publickeys.is_one(row, each.public_key) if row.asymmetric else not each.public_key):
+        raise _wrong("versions", f"the public key of a pair of {row.name} is due, and of nothing else")
     token = call.core.token
     try:
         handle = with_token_key(token, each.root_label, lambda root: token.unwrap(row, each.wrapped, root))
@@ -259,23 +263,18 @@ def _check_material(call: Call, row: KeyAlgorithm, each: Material) -> None:
     token.destroy(handle)
 
 
-def _is_public_key(der: bytes) -> bool:
-    try:
-        return not der or load_der_public_key(der) is not None
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-
-
 def _check_millis(name: str, millis: int) -> None:
     if not 0 <= millis <= _LAST_MILLIS:
         raise _wrong(name, "milliseconds since 1970 are due")
 
 
-def _put(tx: Tx, key: Key, row: KeyAlgorithm, versions: Versions) -> None:
-    """Store them. What the replica already uses is never replaced."""
+def _put(call: Call, tx: Tx, key: Key, row: KeyAlgorithm, versions: Versions) -> None:
+    """Store them. What the replica already uses is never replaced: it must be the same."""
     for each in versions.materials:
         present = key_rows.get_version(tx, key.id, each.version)
         if present is not None and present.wrapped is not None and each.version <= key.current_version:
+            if not _is_same(call, row, present, present.wrapped, each):
+                raise _wrong("versions", f"version {each.version} is in use here with another material")
             continue
         version = KeyVersion(
             key_id=key.id,
@@ -288,6 +287,18 @@ def _put(tx: Tx, key: Key, row: KeyAlgorithm, versions: Versions) -> None:
             public_key=each.public_key or None,
         )
         rows.put_version(tx, version, used=GCM_MESSAGES_PER_VERSION - each.messages)
+
+
+def _is_same(call: Call, row: KeyAlgorithm, present: KeyVersion, wrapped: bytes, each: Material) -> bool:
+    """Whether both are of one material: AES-KWP wraps it always in the same way under the same root key."""
+    if (present.public_key or b"") != each.public_key:
+        return False
+    if present.root_label == each.root_label:
+        return wrapped == each.wrapped
+    return row.asymmetric or hmac.compare_digest(
+        material.proof(call, row, wrapped, present.root_label, _SAME),
+        material.proof(call, row, each.wrapped, each.root_label, _SAME),
+    )
 
 
 def _check_held(tx: Tx, key: Key, number: int) -> None:

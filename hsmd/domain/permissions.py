@@ -106,6 +106,13 @@ class Rules:
             return Answer.ALLOWED
         return Answer.SILENT
 
+    def may_allow(self, resource: str) -> bool:
+        """Whether there are calls for which the resource is allowed, whatever conditions ask of them."""
+        parts = parts_of(resource)
+        if any(not each.statement.conditions and each.statement.covers(parts) for each in self._denies):
+            return False
+        return any(each.statement.covers(parts) for each in self._allows)
+
     def explain(self, facts: Facts, resource: str) -> Iterator[Reason]:
         """What each statement did, denies first."""
         for rule in (*self._denies, *self._allows):

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hsmd.domain import access, builtin, documents, entitlements
+from hsmd.domain import access, builtin, documents, entitlements, operators
 from hsmd.domain.conditions import Told, fact_name, is_key
 from hsmd.domain.core import Call, in_domain
 from hsmd.domain.documents import DocumentError
@@ -90,6 +90,8 @@ def update(call: Call, policy_id: str, draft: Draft) -> Policy:
     with call.change() as tx:
         policy = _drafted(existing(call, tx, policy_id), draft)
         _check_free(tx, policy)
+        given = rows.given_role(tx, policy.id)
+        operators.check_policy(call, tx, [(each.subject_kind, each.subject_id) for each in given])
         policy = replace(policy, updated=call.core.clock())
         rows.update_policy(tx, policy)
     return policy

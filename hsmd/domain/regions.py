@@ -23,7 +23,7 @@ from hsmd.errors import (
 from hsmd.store import Tx
 from hsmd.store import keys as key_rows
 from hsmd.store import replicas as rows
-from hsmd.store.keys import Key
+from hsmd.store.keys import Key, KeyVersion
 from hsmd.store.replicas import HEIR, PENDING, REPLICATED, Replica
 
 _PAGE = 10
@@ -64,8 +64,15 @@ def replicate(call: Call, reference: str, wanted: Wanted) -> tuple[str, str]:
     _check_wanted(call, wanted)
     with call.core.store.write(lambda: call.begin("sendReplica")) as tx:
         key = _replicable(call, access.key_for_change(call, tx, reference))
-        row = _begun(call, tx, key, wanted.region)
-    domain_id, newest, current = _sent(call, key.id, row, wanted)
+        row, is_new = _begun(call, tx, key, wanted.region)
+    try:
+        domain_id, key, page = _offered(call, key.id, row, wanted)
+    except Error as error:
+        if is_new and error.fault is not REGION_UNAVAILABLE:  # nothing was sent, or it was refused
+            replicas.withdraw(call, row)
+        raise
+    newest, current = page[0].version, key.current_version
+    _send_older(call, row, page)
     with call.change() as tx:
         present = rows.get_replica(tx, key.id, wanted.region)
         if present is None:
@@ -128,11 +135,17 @@ def _replicable(call: Call, key: Key) -> Key:
     return access.usable(key)
 
 
-def _begun(call: Call, tx: Tx, key: Key, region: str) -> Replica:
-    """The replica's row, made before the region hears of the key: it counts, with what it may encrypt."""
+def _begun(call: Call, tx: Tx, key: Key, region: str) -> tuple[Replica, bool]:
+    """The replica's row, made before the region hears of the key: it counts, with what it may encrypt.
+
+    And whether it is new. One that was there says when it was begun anew: nobody who has seen it before, or
+    withdraws it, takes it for the same.
+    """
     found = {each.region: each for each in replicas.settled(call, tx, key)}
     if region in found:
-        return found[region]
+        row = replace(found[region], created=max(call.core.clock(), found[region].created + 1))
+        rows.put_replica(tx, row)
+        return row, False
     share = 0
     if KEY_SPECS[key.spec] is AES_256:
         # Of a version that waits, too; the version in use may have less left than that.
@@ -143,39 +156,42 @@ def _begun(call: Call, tx: Tx, key: Key, region: str) -> Replica:
     rows.put_replica(tx, row)
     if key.primary_region is None:
         key_rows.update_key(tx, replace(key, primary_region=call.core.region))
-    return row
+    return row, True
 
 
-def _sent(call: Call, key_id: str, row: Replica, wanted: Wanted) -> tuple[str, int, int]:
-    """The replica's domain id; the newest and the current version of what it has now: all versions."""
+def _offered(call: Call, key_id: str, row: Replica, wanted: Wanted) -> tuple[str, Key, list[KeyVersion]]:
+    """The replica's domain id, the key as it was sent, and the versions with it: the newest, newest first."""
     line, request_id = replicas.line(call, wanted.region), call.caller.request_id
-
     with call.read() as tx:
         key = access.key_for_change(call, tx, key_id)
         newest = rows.newest_version(tx, key_id)
         page = rows.versions_below(tx, key_id, newest + 1, VERSIONS_AT_ONCE)
-    domain_id = line.offer(
-        Offer(
-            key_id=key.id,
-            spec=key.spec,
-            usage=key.usage,
-            domain_id=key.domain_id,
-            project_id=wanted.project_id,
-            alias=wanted.alias,
-            description=wanted.description,
-            enterprise_project_id=wanted.enterprise_project_id or "0",
-            tags=wanted.tags,
-            current_version=key.current_version,
-            versions=replicas.packed(call, row, page),
-        ),
-        request_id,
+    offer = Offer(
+        key_id=key.id,
+        spec=key.spec,
+        usage=key.usage,
+        domain_id=key.domain_id,
+        project_id=wanted.project_id,
+        alias=wanted.alias,
+        description=wanted.description,
+        enterprise_project_id=wanted.enterprise_project_id or "0",
+        tags=wanted.tags,
+        current_version=key.current_version,
+        versions=replicas.packed(call, row, page),
     )
+    if call.core.clock() - row.created > replicas.OFFER_MILLIS:
+        raise Error(REGION_UNAVAILABLE, region=wanted.region, reason="it took too long; try again")
+    return line.offer(offer, request_id), key, page
+
+
+def _send_older(call: Call, row: Replica, page: list[KeyVersion]) -> None:
+    """The versions that did not fit into the offer, whose versions were `page`."""
+    line, request_id = replicas.line(call, row.region), call.caller.request_id
     while len(page) == VERSIONS_AT_ONCE:
         with call.read() as tx:
-            page = rows.versions_below(tx, key_id, page[-1].version, VERSIONS_AT_ONCE)
-        if page and not line.send(key_id, replicas.packed(call, row, page), 0, request_id):
-            raise Error(REGION_UNAVAILABLE, region=wanted.region, reason="it lost the key; try again")
-    return domain_id, newest, key.current_version
+            page = rows.versions_below(tx, row.key_id, page[-1].version, VERSIONS_AT_ONCE)
+        if page and not line.send(row.key_id, replicas.packed(call, row, page), 0, request_id):
+            raise Error(REGION_UNAVAILABLE, region=row.region, reason="it lost the key; try again")
 
 
 def _heirs(tx: Tx, key: Key) -> list[str]:

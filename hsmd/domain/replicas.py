@@ -7,13 +7,13 @@ The primary is what it says to be, replicas follow. So that whatever one region 
   version number there is never more than one material in use.
 - The store is never held for a change while a peer is asked: two that ask each other would wait for ever.
 - A replica is known to the primary before the peer hears of it (PENDING), and counts (REPLICATED) once the
-  peer has every version.
+  peer has every version. That a pending one is not there is believed only when no offer can be on its way.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hsmd.algorithms import AES_256, KEY_SPECS
 from hsmd.domain.core import Call
@@ -23,11 +23,24 @@ from hsmd.keyring import with_token_key
 from hsmd.store import Tx, keys
 from hsmd.store import replicas as rows
 from hsmd.store.keys import Key, KeyVersion
-from hsmd.store.replicas import HEIR, REPLICATED, Replica
+from hsmd.store.replicas import HEIR, PENDING, REPLICATED, Replica
 
 _SERVER_FAULT = 500
+# An offer is made within the first time of its row, and takes no longer than a line waits: a minute at most.
+# The rest of the second is what the clocks of two nodes may differ by.
+OFFER_MILLIS = 60 * 1000
+_LANDED_MILLIS = 3 * OFFER_MILLIS
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version that waits, and the regions of the replicas that have it."""
+
+    version: KeyVersion
+    regions: frozenset[str]
+
 
 Pick = Callable[[Tx], tuple[Key, int | None] | None]
 """The key to rotate, checked in this transaction, and when it is due next (ms); None: not any more."""
@@ -102,7 +115,7 @@ def bring(call: Call, replica: Replica, after: int, newest: int, current: int = 
     return True
 
 
-def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes, label: str) -> KeyVersion | None:
+def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes, label: str) -> Prepared | None:
     """The key's next version, waiting here and with every replica; None for a key that has none.
 
     It has the material `wrapped` by the root key of that label, or one that an earlier rotation left waiting.
@@ -122,10 +135,24 @@ def prepare(call: Call, key_id: str, pick: Pick, wrapped: bytes, label: str) -> 
         if waiting is None:
             waiting = _version(key, number, wrapped, label, call.core.clock())
             rows.put_version(tx, waiting, used=SHARE * len(found))
-    for each in found:
-        if each.state == REPLICATED:
-            _bring_to_agree(call, each, number)
-    return waiting
+    counting = [each for each in found if each.state == REPLICATED]
+    for each in counting:
+        _bring_to_agree(call, each, number)
+    return Prepared(waiting, frozenset(each.region for each in counting))
+
+
+def is_prepared(tx: Tx, key: Key, found: list[Replica], prepared: Prepared) -> bool:
+    """Whether what waited may become current: it is still the next version, and all that count have it.
+
+    Others may have rotated the key meanwhile, added a replica, or moved the primary there and back: then what
+    waits here may be of another material, brought by a primary in between.
+    """
+    waiting = prepared.version
+    return (
+        waiting.version == key.current_version + 1
+        and keys.get_version(tx, key.id, waiting.version) == waiting
+        and all(each.region in prepared.regions for each in found if each.state == REPLICATED)
+    )
 
 
 def tell(call: Call, key: Key) -> None:
@@ -147,14 +174,19 @@ def tell_if_possible(call: Call, key: Key) -> None:
 
 
 def review(call: Call, key: Key) -> None:
-    """Forget the primary's replicas that are gone, as far as their regions can be asked."""
+    """Forget the primary's replicas that are gone, as far as their regions can be asked.
+
+    Not one that is being made: it may not be there yet.
+    """
     if key.primary_region != call.core.region:
         return
     with call.read() as tx:
         found = rows.replicas_of(tx, key.id)
     for each in found:
+        if each.state == HEIR or (each.state == PENDING and _may_be_on_its_way(call, each)):
+            continue
         with suppress(Error):
-            if each.state != HEIR and not line(call, each.region).find(key.id, call.caller.request_id):
+            if not line(call, each.region).find(key.id, call.caller.request_id):
                 _note(call, each, None)
 
 
@@ -219,6 +251,18 @@ def finish(call: Call, key_id: str) -> bool:
             return False
     tell(call, key)
     return True
+
+
+def withdraw(call: Call, begun: Replica) -> None:
+    """Take back a replica that was begun and refused; not if another call has begun it since."""
+    with call.core.store.write() as tx:
+        if rows.get_replica(tx, begun.key_id, begun.region) == begun:
+            rows.delete_replica(tx, begun.key_id, begun.region)
+            keys.return_usage(tx, begun.key_id, begun.share_version, begun.share)
+
+
+def _may_be_on_its_way(call: Call, pending: Replica) -> bool:
+    return call.core.clock() - pending.created < _LANDED_MILLIS
 
 
 def _is_behind(replica: Replica, key: Key) -> bool:

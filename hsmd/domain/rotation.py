@@ -149,7 +149,7 @@ def _rotated(call: Call, key_id: str, pick: Pick) -> Key | None:
     """The key with its new version; None when it is not to be rotated any more."""
     label, wrapped = _new_material(call)
     for _ in range(_ATTEMPTS):
-        waiting = replicas.prepare(call, key_id, pick, wrapped, label)
+        prepared = replicas.prepare(call, key_id, pick, wrapped, label)
         # Not `call.change`: what another call or node did meanwhile is no change, and leaves no record.
         with call.core.store.write() as tx:
             picked = pick(tx)
@@ -157,15 +157,15 @@ def _rotated(call: Call, key_id: str, pick: Pick) -> Key | None:
                 return None
             key, next_due = picked
             found = replicas.settled(call, tx, key)
-            if waiting is None and not found:
+            if prepared is None and not found:
                 key = _advance(call, tx, key, _version(key, wrapped, label), next_due)
-            elif waiting is not None and waiting.version == key.current_version + 1:
-                key = _advance(call, tx, key, waiting, next_due)
+            elif prepared is not None and replicas.is_prepared(tx, key, found, prepared):
+                key = _advance(call, tx, key, prepared.version, next_due)
             else:
                 continue
             call.check_allowed()
             call.before_commit()
-        if waiting is not None:
+        if prepared is not None:
             replicas.tell_if_possible(call, key)
         return key
     raise Error(UNAVAILABLE, reason="the key changes too often just now")

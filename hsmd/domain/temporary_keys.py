@@ -7,12 +7,12 @@ One of an external token ends with that, and is good where that is.
 
 from dataclasses import dataclass
 
-from hsmd.domain import access_keys, agencies, bearers, documents, sources, tokens
-from hsmd.domain.bearers import MOST_ANCESTORS, SECURITY_TOKEN, Bearer
+from hsmd.domain import access_keys, agencies, bearers, documents, limits, tokens
+from hsmd.domain.bearers import SECURITY_TOKEN, Bearer
 from hsmd.domain.core import Call
 from hsmd.domain.documents import DocumentError
 from hsmd.domain.identity import Identity, act, is_bound
-from hsmd.errors import IAM_INPUT_INVALID, IDENTITY_REFUSED, TOKEN_REQUEST_INVALID, Error
+from hsmd.errors import IAM_INPUT_INVALID, IDENTITY_REFUSED, Error
 from hsmd.store.identity import Domain
 
 LEAST_SECONDS, MOST_SECONDS = 15 * 60, 24 * 60 * 60
@@ -67,11 +67,10 @@ def create_as_agency(
 def _issue(
     call: Call, who: Identity, session_name: str, policy: str, issued: int, duration: int
 ) -> TemporaryKey:
-    if len(who.chain) > MOST_ANCESTORS:
-        raise Error(TOKEN_REQUEST_INVALID, reason="too many tokens have been made one from the other")
-    for domain_id in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
-        sources.check(call, domain_id)
-    core = call.core
+    tokens.check_may_have(call, who)
+    core, caller = call.core, call.caller
+    call.caller = act(core, who, "", caller.source, caller.request_id)
+    limits.admit_project(call)
     issued = bearers.issuing(who.user, issued)
     secret = access_keys.new_secret(core)
     bearer = Bearer(
@@ -89,8 +88,6 @@ def _issue(
         wrapped=secret.wrapped.hex(),
         root_label=secret.root_label,
     )
-    caller = call.caller
-    call.caller = act(core, who, "", caller.source, caller.request_id)
     call.resource = f"access-key/{bearer.access_key}"
     text = bearers.sign(core, SECURITY_TOKEN, bearer)
     return TemporaryKey(bearer.access_key, secret.text, text, bearer.expires)

@@ -7,7 +7,7 @@ ends with it at the latest.
 from dataclasses import dataclass, replace
 
 from hsmd.domain import agencies as agents
-from hsmd.domain import bearers, entitlements, logins, signatures, sources
+from hsmd.domain import bearers, entitlements, limits, logins, operators, signatures, sources
 from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.bearers import MOST_ANCESTORS, TOKEN, Bearer
 from hsmd.domain.core import Call
@@ -23,7 +23,7 @@ from hsmd.errors import (
     TOKEN_REQUEST_REFUSED,
     Error,
 )
-from hsmd.store import agencies, revocations
+from hsmd.store import agencies, policies, revocations
 from hsmd.store import identity as rows
 from hsmd.store.identity import Domain, Project, User
 from hsmd.store.revocations import Revocation
@@ -189,7 +189,19 @@ def revoke_all(call: Call, user_id: str) -> None:
         user = rows.get_user(tx, user_id)
         if user is None or user.domain_id != call.caller.domain_id:
             raise Error(IAM_NOT_FOUND, kind="user", id=user_id)
+        if user.id != call.caller.user_id:
+            operators.check(call, tx, policies.USER, user.id)
         rows.update_user(tx, replace(user, tokens_not_before=bearers.ending(call.core)))
+
+
+def check_may_have(call: Call, who: Identity) -> None:
+    """Raises Error for whom no token or temporary access key is made."""
+    if who.groups:
+        raise Error(IDENTITY_REFUSED, reason="who is no user here gets no tokens or access keys of ours")
+    if len(who.chain) > MOST_ANCESTORS:
+        raise Error(TOKEN_REQUEST_INVALID, reason="too many tokens have been made one from the other")
+    for domain_id in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+        sources.check(call, domain_id)
 
 
 def _subject(call: Call, text: str) -> Bearer:
@@ -249,10 +261,7 @@ def _may_come(call: Call, user: User) -> bool:
 
 def _issue(call: Call, who: Identity, scope: Scope, method: str, issued: int) -> Token:
     """A token for who has shown to be that; a wrong scope is refused like a wrong password."""
-    if len(who.chain) > MOST_ANCESTORS:
-        raise Error(TOKEN_REQUEST_INVALID, reason="too many tokens have been made one from the other")
-    for domain_id in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
-        sources.check(call, domain_id)
+    check_may_have(call, who)
     core = call.core
     project = _scoped(call, who, scope)
     issued = bearers.issuing(who.user, issued)
@@ -267,10 +276,10 @@ def _issue(call: Call, who: Identity, scope: Scope, method: str, issued: int) ->
         agency_id=who.agency_id,
         ancestors=who.chain,
     )
-    token = _described(call, who, project, bearer, bearers.sign(core, TOKEN, bearer))
     place = replace(who, bound_project=bearer.project_id)
     call.caller = act(core, place, bearer.project_id, call.caller.source, call.caller.request_id)
-    return token
+    limits.admit_project(call)
+    return _described(call, who, project, bearer, bearers.sign(core, TOKEN, bearer))
 
 
 def _scoped(call: Call, who: Identity, scope: Scope) -> Project | None:

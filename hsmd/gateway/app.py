@@ -16,13 +16,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from hsmd import errors
 from hsmd.config import Settings
+from hsmd.descriptors import services
 from hsmd.errors import Error
 from hsmd.gateway import failures
 from hsmd.gateway.channels import Channels
 from hsmd.gateway.failures import Failure
 from hsmd.gateway.forwarded import Proxies
 from hsmd.gateway.openapi import document
-from hsmd.gateway.options import services as all_services
 from hsmd.gateway.page import pages
 from hsmd.gateway.routes import Match
 from hsmd.gateway.signatures import Evidence, Metadata, evidence
@@ -48,10 +48,10 @@ class App:
     Raises DescriptionError for services that can't be served, ConfigError for proxies that can't be.
     """
 
-    def __init__(self, settings: Settings, services: Iterable[ServiceDescriptor] | None = None) -> None:
+    def __init__(self, settings: Settings, served: Iterable[ServiceDescriptor] | None = None) -> None:
         self._settings = settings.gateway
         self._message_bytes = settings.limits.message_bytes
-        self._tree, routes = build(all_services() if services is None else services)
+        self._tree, routes = build(services() if served is None else served)
         self._pages = pages(document(routes))
         self._channels: Channels | None = None
         self._buffered = 0

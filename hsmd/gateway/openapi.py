@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from hsmd import errors
-from hsmd.gateway.options import (
+from hsmd.descriptors import (
     enum_name,
     enum_type,
     field_options,

@@ -16,8 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error, Fault
-from hsmd.gateway.options import (
+from hsmd.descriptors import (
     DescriptionError,
     enum_name,
     enum_type,
@@ -29,6 +28,7 @@ from hsmd.gateway.options import (
     message_type,
     redacted,
 )
+from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error, Fault
 from hsmd.pb.options.v1 import options_pb2 as forms
 
 Read = Callable[[Any], Any]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from hsmd.gateway.options import DescriptionError
+from hsmd.descriptors import DescriptionError
 
 Target = TypeVar("Target")
 

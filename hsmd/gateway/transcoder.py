@@ -9,9 +9,7 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from hsmd.errors import BODY_NOT_JSON, FORMAT_INVALID, TOKEN_REQUEST_INVALID, Error
-from hsmd.gateway.bodies import NotJsonError, parse
-from hsmd.gateway.options import (
+from hsmd.descriptors import (
     DescriptionError,
     field_options,
     form_of,
@@ -20,6 +18,8 @@ from hsmd.gateway.options import (
     method_options,
     service_options,
 )
+from hsmd.errors import BODY_NOT_JSON, FORMAT_INVALID, TOKEN_REQUEST_INVALID, Error
+from hsmd.gateway.bodies import NotJsonError, parse
 from hsmd.gateway.readers import Readers, UnreadableError
 from hsmd.gateway.routes import Tree
 from hsmd.gateway.writers import Writers

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hsmd.gateway.options import (
+from hsmd.descriptors import (
     DescriptionError,
     enum_name,
     enum_type,

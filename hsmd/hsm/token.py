@@ -83,6 +83,7 @@ class Token(PassageWork):
         self._local = threading.local()
         self._desks: list[Desk] = []
         self._desks_lock = threading.Lock()
+        self._missing: dict[str, int] = {}
 
     # The connection
 

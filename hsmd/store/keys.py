@@ -107,7 +107,7 @@ _usage = _USAGE.where(
 
 def insert_key(tx: Tx, key: Key, version: KeyVersion | None) -> None:
     """Add a key with its first version, or without one that is yet to come. Raises ALIAS_IN_USE."""
-    _alias_must_be_free(tx, key)
+    check_alias_free(tx, key)
     _KEYS.insert(tx, key)
     if version is not None:
         roots.check_usable(tx, version.root_label)
@@ -116,9 +116,20 @@ def insert_key(tx: Tx, key: Key, version: KeyVersion | None) -> None:
     tx.changed(SUBJECT, key.id)
 
 
+def check_alias_free(tx: Tx, key: Key) -> None:
+    """Raises ALIAS_IN_USE when another living key of the key's project has its alias."""
+    # Asked before, not seen from the index's refusal: there is one writer at a time, so it stays true, and
+    # the drivers tell which of the rules was hurt in different ways.
+    if key.state != DESTROYED:
+        values = {"project_id": key.project_id, "alias": key.alias}
+        holder = tx.connection.execute(_alias_holder, values).scalar_one_or_none()
+        if holder not in (None, key.id) or tx.connection.execute(_alias_row, values).first():
+            raise Error(ALIAS_IN_USE, alias=key.alias)
+
+
 def update_key(tx: Tx, key: Key) -> None:
     """Replace the row of this id. Raises ALIAS_IN_USE; SealBroken when the row is gone."""
-    _alias_must_be_free(tx, key)
+    check_alias_free(tx, key)
     _KEYS.update(tx, key)
     tx.changed(SUBJECT, key.id)
 
@@ -208,6 +219,13 @@ def reserve_usage(tx: Tx, key_id: str, version: int, block: int, limit: int) -> 
     return granted
 
 
+def return_usage(tx: Tx, key_id: str, version: int, messages: int) -> None:
+    """Give back messages that were reserved, and that nobody can have used. Raises SealBroken."""
+    usage = _USAGE.one(tx, _usage, key_id=key_id, version=version)
+    if usage is not None and messages:
+        _USAGE.update(tx, replace(usage, used=max(0, usage.used - messages)))
+
+
 @cache  # to build a query costs more than to run it
 def _counting(given: frozenset[str], *, custom_only: bool) -> Select[Any]:
     """The query that counts by project and by what else is given, each by its name."""
@@ -228,13 +246,3 @@ def _filtered(query: Select[Any], state: int | None, spec: str | None, enterpris
     if enterprise is not None:
         query = query.where(KEYS.c.enterprise_project_id == enterprise)
     return query
-
-
-def _alias_must_be_free(tx: Tx, key: Key) -> None:
-    # Asked before, not seen from the index's refusal: there is one writer at a time, so it stays true, and
-    # the drivers tell which of the rules was hurt in different ways.
-    if key.state != DESTROYED:
-        values = {"project_id": key.project_id, "alias": key.alias}
-        holder = tx.connection.execute(_alias_holder, values).scalar_one_or_none()
-        if holder not in (None, key.id) or tx.connection.execute(_alias_row, values).first():
-            raise Error(ALIAS_IN_USE, alias=key.alias)

@@ -1,8 +1,8 @@
-"""Dedicated keystores in the store, and the drafts of keys that are being made in them."""
+"""Dedicated keystores in the store, and the drafts: of keys that are being made in them, and unmade."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import bindparam, delete, func, literal_column, or_, select
 
 from hsmd.store.core import Tx
 from hsmd.store.schema import KEYS, KEYSTORE_DRAFTS, KEYSTORES, LIVING, PENDING_DELETION
@@ -25,9 +25,10 @@ class Keystore:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A key that is being made in a keystore's token: written before the token is asked, gone with its row.
+    """An object in a keystore's token that no living key's row tells of, if it is there at all.
 
-    What is left of one that came to nothing is an object that no row tells of.
+    Of a key that is being made it is written before the token is asked, and goes with the commit of the key's
+    row. Of a deleted key it comes with the tombstone, and goes after the object.
     """
 
     key_id: str
@@ -62,7 +63,11 @@ _delete_draft = delete(KEYSTORE_DRAFTS).where(KEYSTORE_DRAFTS.c.key_id == bindpa
 _old_drafts = (
     select(KEYSTORE_DRAFTS.c.key_id)
     .join(KEYSTORES, KEYSTORES.c.id == KEYSTORE_DRAFTS.c.keystore_id)
-    .where(KEYSTORES.c.cluster_id == bindparam("cluster"), KEYSTORE_DRAFTS.c.created < bindparam("before"))
+    .outerjoin(KEYS, KEYS.c.id == KEYSTORE_DRAFTS.c.key_id)
+    .where(
+        KEYSTORES.c.cluster_id == bindparam("cluster"),
+        or_(KEYSTORE_DRAFTS.c.created < bindparam("before"), KEYS.c.state == literal_column("0")),
+    )
     .order_by(KEYSTORE_DRAFTS.c.created)
     .limit(bindparam("limit"))
 )
@@ -157,6 +162,6 @@ def delete_draft(tx: Tx, key_id: str) -> None:
 
 
 def old_drafts(tx: Tx, cluster_id: str, before: int, *, limit: int = 1000) -> list[str]:
-    """Key ids of the drafts on that cluster that are older; seals are not looked at."""
+    """Key ids of the drafts on that cluster that are older, or of tombstones; seals are not looked at."""
     values = {"cluster": cluster_id, "before": before, "limit": limit}
     return list(tx.connection.execute(_old_drafts, values).scalars())

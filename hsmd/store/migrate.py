@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
 from hsmd.store import engine
@@ -50,6 +48,11 @@ def _migrate(connection: Connection) -> None:
     found = engine.revision(connection)
     if found is not None and found > REVISION:
         raise StoreError(f"the store has schema {found}, this hsmd knows {REVISION}: a newer hsmd is due")
+    if found == REVISION:
+        return
+    from alembic import command  # half a second, which most starts have no need of
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "hsmd.store:migrations")
     config.attributes["connection"] = connection

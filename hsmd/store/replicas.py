@@ -21,7 +21,7 @@ class Replica:
     """A key in another region, as its primary region knows it.
 
     `told` is the newest version that it was told to encrypt with, `share` how many messages it may encrypt
-    with the version `share_version`. `created` is milliseconds since 1970 UTC.
+    with the version `share_version`. `created`, when it was last begun, is milliseconds since 1970 UTC.
     """
 
     key_id: str
@@ -45,7 +45,6 @@ _forget = delete(REPLICAS).where(_of_key, _in_region)
 _release = delete(REPLICAS).where(_of_key)
 _unfinished = (
     select(REPLICAS.c.key_id)
-    .distinct()
     .join(KEYS, KEYS.c.id == REPLICAS.c.key_id)
     .where(
         LIVING,
@@ -54,7 +53,8 @@ _unfinished = (
             (REPLICAS.c.state == REPLICATED) & (REPLICAS.c.told < KEYS.c.current_version),
         ),
     )
-    .order_by(REPLICAS.c.key_id)
+    .group_by(REPLICAS.c.key_id)
+    .order_by(func.random())  # so that many whose region is away don't stand before all others for ever
     .limit(bindparam("most"))
 )
 _of_version = schema.VERSIONS.c.key_id == bindparam("key")
@@ -107,6 +107,7 @@ def release(tx: Tx, key_id: str) -> None:
 def unfinished(tx: Tx, *, limit: int = 1000) -> list[str]:
     """Ids of the keys with a replica that was not told of the current version, or is still becoming primary.
 
+    In no order, and others each time when there are more.
     No seal is checked here, so that one broken row doesn't stand before all others: load each key.
     """
     return list(tx.connection.execute(_unfinished, {"most": limit}).scalars())

@@ -80,9 +80,9 @@ def _text(value: object) -> str:
 
 
 def _entry(message: Any, field: Any) -> tuple[str, Any]:
-    from hsmd.pb.options.v1 import options_pb2
+    from hsmd.descriptors import field_options
 
-    options = field.GetOptions().Extensions[options_pb2.field]
+    options = field_options(field)
     if field.is_repeated:
         return field.name, [_value(each, field, options) for each in getattr(message, field.name)]
     if field.message_type is not None and not message.HasField(field.name):

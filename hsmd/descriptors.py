@@ -1,8 +1,9 @@
-"""What the descriptors declare, read in one place: services, methods, HTTP rules, field and enum options."""
+"""What our descriptors declare, read in one place: services, methods, HTTP rules, field and enum options."""
 
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from google.api import annotations_pb2
@@ -25,14 +26,15 @@ class DescriptionError(Exception):
     """The proto files describe something that can't be served over REST; the gateway does not start."""
 
 
-def services() -> list[ServiceDescriptor]:
+@cache
+def services() -> tuple[ServiceDescriptor, ...]:
     """Every service of hsmd.v1, ordered by name."""
     found: list[ServiceDescriptor] = []
     for module in pkgutil.iter_modules(v1.__path__):
         if module.name.endswith("_pb2"):
             file = importlib.import_module(f"{v1.__name__}.{module.name}").DESCRIPTOR
             found.extend(file.services_by_name.values())
-    return sorted(found, key=lambda service: service.full_name)
+    return tuple(sorted(found, key=lambda service: service.full_name))
 
 
 def service_options(service: ServiceDescriptor) -> options_pb2.Service:
@@ -73,6 +75,11 @@ def enum_name(value: EnumValueDescriptor) -> str:
     """The DEW spelling of an enum value, the proto's own when none is declared ("" may be declared)."""
     extensions = _extensions(value)
     return str(extensions[options_pb2.value].name) if options_pb2.value in extensions else value.name
+
+
+def spellings(enum: EnumDescriptor) -> dict[int, str]:
+    """The declared DEW spelling of each number; "" where none is declared."""
+    return {each.number: _extensions(each)[options_pb2.value].name for each in enum.values}
 
 
 def is_map(field: FieldDescriptor) -> bool:
