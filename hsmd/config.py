@@ -14,7 +14,9 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Table = TypeVar("Table")
 
 _ENVIRONMENT_PREFIX = "HSMD__"
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -159,6 +161,13 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Backup:
+    """Copies of the store, the configuration and the wrapped keys, for another HSM that has the root key."""
+
+    directory: Path = Path("/var/lib/hsmd/backups")
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the service."""
 
@@ -284,6 +293,7 @@ class Settings:
     gateway: Gateway = field(default_factory=Gateway)
     audit: Audit = field(default_factory=Audit)
     jobs: Jobs = field(default_factory=Jobs)
+    backup: Backup = field(default_factory=Backup)
     limits: Limits = field(default_factory=Limits)
     keystone: Keystone = field(default_factory=Keystone)
     oidc: tuple[Oidc, ...] = ()
@@ -314,6 +324,15 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         raise ConfigError(
             "seal.file: with a PIN in hsm.pin_file there is nothing to seal; one of the two is due"
         )
+    return built
+
+
+def table(kind: type[Table], tree: Mapping[str, Any], path: str) -> Table:
+    """The frozen class from a table, as strictly as the settings are read. `path` begins names in errors.
+
+    Raises ConfigError.
+    """
+    built: Table = _build(kind, tree, path)
     return built
 
 

@@ -290,6 +290,7 @@ DAYS_INVALID = Fault("KMS.1401", 400, "INVALID_ARGUMENT", "pending_days is not v
 ALREADY_PENDING_DELETION = Fault(
     "KMS.1402", 400, "FAILED_PRECONDITION", "The key {key} is already pending deletion."
 )
+NOT_FROZEN = Fault("KMS.0209", 400, "FAILED_PRECONDITION", "The key {key} is not frozen.")
 NOT_PENDING_DELETION = Fault("KMS.1501", 400, "FAILED_PRECONDITION", "The key {key} is not pending deletion.")
 LIMIT_INVALID = Fault("KMS.1601", 400, "INVALID_ARGUMENT", "The limit is not valid: 1 to 1000 is due.")
 MARKER_INVALID = Fault(
@@ -416,6 +417,12 @@ UNSEAL_FAILED = Fault("KMS.0308", 400, "FAILED_PRECONDITION", "It stays as it is
 PROPOSAL_REFUSED = Fault("IAM.0104", 403, "FAILED_PRECONDITION", "The proposal {id}: {reason}.")
 PROPOSALS_EXCEEDED = Fault(
     "KMS.1105", 400, "RESOURCE_EXHAUSTED", "The quota of {quota} open proposals {whose} is used up."
+)
+LIMIT_NEEDS_QUORUM = Fault(
+    "KMS.0306",
+    403,
+    "PERMISSION_DENIED",
+    "Operators don't set {name} above {bound}: the administrators' UKeys do, by raise-limit.",
 )
 QUORUM_MISSING = Fault(
     "KMS.0306",

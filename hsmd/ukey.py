@@ -59,6 +59,7 @@ class Purpose(StrEnum):
     SHARE = "share"
     BACKUP = "backup"
     RESTORE = "restore"
+    CEREMONY = "ceremony"
 
 
 class Opener(Protocol):

@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -250,7 +250,7 @@ def _revoke(core: Core, tx: Tx, ukey_id: str) -> None:
     ukeys.revoke(Call(core, Caller("system"), lambda: None), tx, ukey_id, "test")
 
 
-_ACTIONS = {"enrol": _enrol, "revoke": _revoke}
+_ACTIONS: dict[str, Callable[..., None]] = {"enrol": _enrol, "revoke": _revoke}
 
 
 def _main(path: str, action: str, *words: str) -> None:

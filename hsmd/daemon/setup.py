@@ -70,10 +70,10 @@ def initialise(
             with store.write() as tx:
                 if rows.is_foreign(tx):
                     raise ConfigError(_FOREIGN)
-                _name_root(tx, token, root)
+                name_root(tx, token, root)
                 if rows.get_domain_by_name(tx, domain) is not None:
                     raise ConfigError(f"the domain {domain} exists already")
-                return _first_identity(
+                return first_identity(
                     tx, token, root, domain, project, user, password, roles, certificate_names
                 )
         finally:
@@ -148,14 +148,14 @@ def _make_keys(token: Token, store: Store) -> str:
     return root
 
 
-def _name_root(tx: Tx, token: Token, label: str) -> None:
+def name_root(tx: Tx, token: Token, label: str) -> None:
     """Write down the root key of a new store. An older one that names none has made PINs with it."""
     if not rows.has_domains(tx):
         check_value = with_token_key(token, label, token.check_value)
         roots.put_root_keys(tx, [roots.RootKey(label, roots.CURRENT, check_value, now_millis())])
 
 
-def _first_identity(
+def first_identity(
     tx: Tx,
     token: Token,
     root: str,

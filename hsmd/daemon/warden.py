@@ -23,7 +23,7 @@ from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
-from hsmd.daemon import keystores, watch, wiring
+from hsmd.daemon import keystores, restoring, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, imports, kept, replicas, roots, rotation
 from hsmd.domain.core import Call, Core
@@ -53,7 +53,9 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
     pool = _pool(settings)
     core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, pause=_PEER_PAUSE)
     core.keystores = keystores.backings(settings, pin)
+    core.backups = restoring.place(settings)
     core.seal = seal
+    core.audit_directory = settings.audit.directory
     audit = wiring.open_audit(settings, "warden")
     core.store.check()
     keystores.report_strays(core)

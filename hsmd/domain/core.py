@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hsmd.caller import Caller
@@ -21,6 +22,7 @@ from hsmd.store import Store, Tx, aliases, keys, roots
 from hsmd.store.roots import RootKey
 
 if TYPE_CHECKING:
+    from hsmd.domain.backups import Place
     from hsmd.domain.facts import CallFacts
     from hsmd.domain.identity import Identity  # which needs what stands here
     from hsmd.domain.sealing import Keeper, Unsealing
@@ -37,6 +39,7 @@ DAY_MILLIS = 24 * 60 * 60 * 1000
 ROOT_KEY_LABEL = roots.FIRST
 SEALING_KEY_LABEL = "hsmd-sealing"
 CREDENTIAL_KEY_LABEL = "hsmd-credential"
+AUDIT_KEY_LABEL = "hsmd-audit-1"  # made by a ceremony: signs its record and the audit log's checkpoints
 TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
 
 
@@ -151,7 +154,9 @@ class Core:
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
+    backups: "Place | None" = None  # of the warden
     pin_source: str = ""
+    audit_directory: Path | None = None  # of the warden, where the log can be exported
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
     check_certificate: Callable[[str], None] = _no_list
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hsmd.algorithms import ACCESS_KEY, AES_256, BY_NAME, KEY_SPECS, SIGNATURE_ALGORITHMS, KeyAlgorithm
 from hsmd.domain import publickeys
 from hsmd.domain.core import DAY_MILLIS, Call, Core
-from hsmd.errors import ROOT_KEY_REFUSED, Error
-from hsmd.hsm import BadData, Handle
+from hsmd.errors import FORMAT_INVALID, ROOT_KEY_REFUSED, Error
+from hsmd.hsm import BadData, Handle, Token
 from hsmd.keyring import with_token_key
 from hsmd.store import Tx, rewraps, roots
 from hsmd.store.access_keys import AccessKey
@@ -76,14 +76,14 @@ def rotate(call: Call, label: str) -> RootKey:
         found = roots.root_keys(tx)
     if any(each.label == label and each.state == CURRENT for each in found):
         return next(each for each in found if each.label == label)
-    _check_next(found, label)
+    check_next(found, label)
     if label not in token.labels():
         _check_peers(core, label)
-        token.make_root_key(label)
+        _made(token, label)
     check_value = with_token_key(token, label, partial(_tried, core))
     with call.change() as tx:
         found = roots.root_keys(tx)
-        _check_next(found, label)
+        check_next(found, label)
         if any(each.check_value == check_value for each in found):
             raise Error(ROOT_KEY_REFUSED, label=label, reason="it is one of the old ones")
         now = core.clock()
@@ -105,16 +105,19 @@ def destroy(call: Call, label: str, *, lose_pins: bool = False) -> RootKey:
 
     Once more is well. Raises Error(ROOT_KEY_REFUSED).
     """
-    with call.read() as tx:
-        root = _known(roots.root_keys(tx), label)
-    if root.state in (CURRENT, OLD):
-        with call.change() as tx:
-            root = _known(roots.root_keys(tx), label)
-            if reasons := _needs(call, tx, root, lose_pins=lose_pins):
-                raise Error(ROOT_KEY_REFUSED, label=label, reason="; ".join(reasons))
-            root = replace(root, state=ENDING, ending=call.core.clock())
-            _put(tx, root)
-            call.resource = f"root-key/{label}"
+    with call.change() as tx:
+        return end(call, tx, label, lose_pins=lose_pins)
+
+
+def end(call: Call, tx: Tx, label: str, *, lose_pins: bool) -> RootKey:
+    """The same inside a change."""
+    call.resource = f"root-key/{label}"
+    root = _known(roots.root_keys(tx), label)
+    if reasons := _needs(call, tx, root, lose_pins=lose_pins):
+        raise Error(ROOT_KEY_REFUSED, label=label, reason="; ".join(reasons))
+    if root.state == OLD:
+        root = replace(root, state=ENDING, ending=call.core.clock())
+        _put(tx, root)
     return root
 
 
@@ -204,7 +207,8 @@ def _older(tx: Tx, known: list[str]) -> list[str]:
     return [label for label in found if 0 < roots.number(label) < newest and label not in known]
 
 
-def _check_next(found: tuple[RootKey, ...], label: str) -> None:
+def check_next(found: tuple[RootKey, ...], label: str) -> None:
+    """Raises Error(ROOT_KEY_REFUSED) for a label that no root key to come can have."""
     due_label = next_label(found)
     if not roots.number(label) or roots.number(label) < roots.number(due_label):
         raise Error(ROOT_KEY_REFUSED, label=label, reason=f"{due_label} is the next one")
@@ -215,6 +219,14 @@ def _check_peers(core: Core, label: str) -> None:
     if core.peers:
         reason = "it is to be brought into the HSMs of this region and its peers first"
         raise Error(ROOT_KEY_REFUSED, label=label, reason=reason)
+
+
+def _made(token: Token, label: str) -> None:
+    try:
+        token.make_root_key(label)
+    except Error as error:  # another call was faster
+        if error.fault is not FORMAT_INVALID or label not in token.labels():
+            raise
 
 
 def _tried(core: Core, root: Handle) -> str:

@@ -7,6 +7,7 @@ the two, nor later, nor for anything else. Challenges and sessions are in this p
 
 import hashlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -27,6 +28,7 @@ from hsmd.ukey import Purpose
 
 CHALLENGE_SECONDS = 60
 _BYTES = 32
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST = 4096  # challenges, and sessions, the oldest out first
 _MOST_EACH = 16  # of one certificate, and of one UKey
 
@@ -146,8 +148,10 @@ class Sessions:
     def begin(self, call: Call, fingerprint: str, purpose: str) -> Challenge:
         """A challenge for the UKey of that key, also for one that is not enrolled.
 
-        Raises Error(PARAMETER_INVALID) for a purpose that is no service of this door.
+        Raises Error(PARAMETER_INVALID) for what is no fingerprint, or no service of this door.
         """
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise Error(PARAMETER_INVALID, name="fingerprint", reason="64 hex digits are due")
         if purpose not in self._purposes:
             raise Error(PARAMETER_INVALID, name="purpose", reason="the name of a service here is due")
         made = Challenge(

@@ -83,7 +83,7 @@ def registry_in(tx: Tx) -> Registry:
 
 def show(call: Call, ukey_id: str) -> UKey:
     """One UKey. Raises Error(IAM_NOT_FOUND)."""
-    return _known(registry(call.core), ukey_id)
+    return known(registry(call.core), ukey_id)
 
 
 def quorum(tx: Tx) -> Quorum:
@@ -94,15 +94,19 @@ def quorum(tx: Tx) -> Quorum:
 
 def set_quorum(tx: Tx, wanted: Quorum) -> None:
     """Settle it. Raises Error for numbers that are none, and for more than there are UKeys of the role."""
-    known = registry_in(tx)
+    check_quorum(registry_in(tx), wanted)
+    document = {"administrators": wanted.administrators, "operators": wanted.operators}
+    service_settings.put_setting(tx, service_settings.QUORUM, json.dumps(document))
+
+
+def check_quorum(known: Registry, wanted: Quorum) -> None:
+    """Raises Error(PARAMETER_INVALID) as `set_quorum` does."""
     for role in (ADMINISTRATOR, OPERATOR):
         number, there = wanted.of(role), len(known.living(role))
         if not LEAST <= number <= MOST:
             raise Error(PARAMETER_INVALID, name=f"{role}s", reason=f"{LEAST} to {MOST} is due")
         if number > there:
             raise Error(PARAMETER_INVALID, name=f"{role}s", reason=f"there are {there} of them")
-    document = {"administrators": wanted.administrators, "operators": wanted.operators}
-    service_settings.put_setting(tx, service_settings.QUORUM, json.dumps(document))
 
 
 def instance(core: Core) -> str:
@@ -200,8 +204,11 @@ def check_possession(call: Call, candidate: Candidate, *, fresh: bool = True) ->
         raise _invalid("opened", "there was no box")
 
 
-def enrol(call: Call, tx: Tx, candidate: Candidate, by: str) -> UKey:
-    """Take the UKey in. `by` says who decided it. Raises Error(IAM_EXISTS, PARAMETER_INVALID)."""
+def enrol(call: Call, tx: Tx, candidate: Candidate, by: str, ukey_id: str = "") -> UKey:
+    """Take the UKey in. `by` says who decided it, `ukey_id` is for who knows its id before.
+
+    Raises Error(IAM_EXISTS, PARAMETER_INVALID).
+    """
     check_candidate(candidate)
     known = registry_in(tx)
     fingerprint = ukeys.fingerprint(candidate.public_key)
@@ -212,7 +219,7 @@ def enrol(call: Call, tx: Tx, candidate: Candidate, by: str) -> UKey:
     if any(each.name == candidate.name for each in known.living()):
         raise Error(IAM_EXISTS, kind="UKey")
     ukey = UKey(
-        id=call.core.token.random(_ID_BYTES).hex(),
+        id=ukey_id or call.core.token.random(_ID_BYTES).hex(),
         name=candidate.name,
         role=candidate.role,
         serial=candidate.serial,
@@ -232,25 +239,31 @@ def revoke(call: Call, tx: Tx, ukey_id: str, by: str) -> UKey:
 
     As many administrators and operators stay as are needed together.
     """
-    known = registry_in(tx)
-    ukey = _known(known, ukey_id)
-    check_revocable(known, quorum(tx), ukey)
+    found = registry_in(tx)
+    ukey = known(found, ukey_id)
+    check_revocable(found, quorum(tx), ukey)
     revoked = replace(ukey, revoked=call.core.clock(), revoked_by=by)
     rows.update_ukey(tx, revoked)
     return revoked
 
 
-def check_revocable(known: Registry, needed: Quorum, ukey: UKey) -> None:
+def check_revocable(registry: Registry, needed: Quorum, ukey: UKey) -> None:
     """Raises Error(IAM_PROTECTED) for one of the last that are needed, and for one that is revoked."""
-    if not counts(ukey):
-        raise Error(IAM_PROTECTED, reason=f"the UKey {ukey.name} is revoked already")
+    check_counting(ukey)
     most = needed.of(ukey.role)
-    if len(known.living(ukey.role)) <= most:
+    if len(registry.living(ukey.role)) <= most:
         raise Error(IAM_PROTECTED, reason=f"{most} {ukey.role}s are needed, and no more are there")
 
 
-def _known(known: Registry, ukey_id: str) -> UKey:
-    ukey = known.by_id.get(ukey_id)
+def check_counting(ukey: UKey) -> None:
+    """Raises Error(IAM_PROTECTED) for one that is revoked."""
+    if not counts(ukey):
+        raise Error(IAM_PROTECTED, reason=f"the UKey {ukey.name} is revoked already")
+
+
+def known(registry: Registry, ukey_id: str) -> UKey:
+    """The UKey of that id, revoked or not. Raises Error(IAM_NOT_FOUND)."""
+    ukey = registry.by_id.get(ukey_id)
     if ukey is None:
         shown = ukey_id if re.fullmatch(r"[0-9a-f]{32}", ukey_id) else "of that id"
         raise Error(IAM_NOT_FOUND, kind="UKey", id=shown)

@@ -172,7 +172,7 @@ def _entered(
             token = find_token(module.slots(), address.token)
             guarded = TokenFlag.PROTECTED_AUTHENTICATION_PATH in token.flags
             secret = PROTECTED_AUTH if guarded else pin()
-            session = token.open(user_pin=secret, rw=write)  # type: ignore[arg-type]  # its stub: text only
+            session = token.open(user_pin=secret, rw=write)
         yield module, session, token
     finally:
         with suppress(PKCS11Error):  # the process ends soon, and what went wrong before is what counts
@@ -219,7 +219,9 @@ def _the_key(module: Module, session: Session, address: UKeyAddress) -> _Found:
 
 def _privates(module: Module, session: Session, label: str | None, key_id: bytes | None) -> list[int]:
     return module.find(
-        session, templates.like(ObjectClass.PRIVATE_KEY, label=label, key_id=key_id, signs=True), _MOST_OBJECTS
+        session,
+        templates.like(ObjectClass.PRIVATE_KEY, label=label, key_id=key_id, signs=True),
+        _MOST_OBJECTS,
     )
 
 

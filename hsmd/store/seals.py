@@ -6,12 +6,23 @@ whole, with its seal, is not noticed, nor is a row that was removed.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Row, Select, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Row,
+    Select,
+    Table,
+    TypeDecorator,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -52,6 +63,21 @@ def canonical(table: str, values: Mapping[str, Value]) -> bytes:
             kind: type = type(value)
             parts += (_head(name, kind), _part(_content(value)))
     return b"".join(parts)
+
+
+def holds(table: Table, row: Mapping[str, Any], seal: Callable[[bytes], bytes]) -> bool:
+    """Whether a row, as an SQLite file has it, is what this program wrote. Raises what `seal` does."""
+    values = {name: _plain(table.c[name], value) for name, value in row.items() if name != "seal"}
+    found = row["seal"]
+    try:
+        return isinstance(found, bytes) and hmac.compare_digest(seal(canonical(table.name, values)), found)
+    except TypeError:  # a type that this program never wrote
+        return False
+
+
+def _plain(column: Column[Any], value: Any) -> Any:
+    """What SQLAlchemy makes of what is stored."""
+    return bool(value) if isinstance(column.type, TypeDecorator) and value in (0, 1) else value
 
 
 def _part(content: bytes) -> bytes:

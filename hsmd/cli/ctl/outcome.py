@@ -39,9 +39,12 @@ def of(error: Exception) -> tuple[Exit, str]:
 
 
 def _of_ours(error: Exception) -> tuple[Exit, str] | None:
+    from hsmd.backupfile import BackupError
     from hsmd.client import ApiError, ClientError
     from hsmd.config import ConfigError
+    from hsmd.daemon.ceremony.papers import CeremonyRefused
     from hsmd.errors import Error
+    from hsmd.hsm import TokenRefused
     from hsmd.store import StoreError
     from hsmd.ukey import UKeyError
 
@@ -50,7 +53,9 @@ def _of_ours(error: Exception) -> tuple[Exit, str] | None:
     if isinstance(error, Error):
         absent = error.fault.grpc in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
         return Exit.UNAVAILABLE if absent else Exit.REFUSED, str(error)
-    # certificates, encrypted files, settings, UKeys
-    if isinstance(error, ClientError | ConfigError | StoreError | UKeyError):
+    if isinstance(error, CeremonyRefused):
+        return Exit.REFUSED, str(error)
+    # certificates, encrypted files, backups, settings, UKeys, the HSM's PIN
+    if isinstance(error, BackupError | ClientError | ConfigError | StoreError | TokenRefused | UKeyError):
         return Exit.LOCAL_FILE, str(error)
     return None
