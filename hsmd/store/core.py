@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 from sqlalchemy.pool import PoolProxiedConnection
 
-from hsmd.store import engine
+from hsmd.store import engine, feed
 from hsmd.store.engine import WAIT_SECONDS, StoreError
 from hsmd.store.faults import BUSY, TRANSLATED
 from hsmd.store.feed import Change
@@ -55,9 +55,12 @@ class Tx:
             raise RuntimeError("this store was given no seal: sealed rows can't be read or written")
         return self._store.seal(content)
 
-    def changed(self, subject: str, id: str) -> None:  # noqa: A002 # the column's name
-        """Tell the other processes and nodes, with the commit, that this changed."""
-        self.connection.execute(_record_change, {"subject": subject, "id": id})
+    def changed(self, subject: str, id: str, domain: str = "") -> None:  # noqa: A002 # the column's name
+        """Tell the other processes and nodes, with the commit, that this changed.
+
+        `domain` is the id of the domain, if what was known of any other one holds as it did.
+        """
+        self.connection.execute(_record_change, {"subject": feed.written(subject, domain), "id": id})
 
 
 class Store:
@@ -176,7 +179,7 @@ class Store:
     def changes(self, since: int) -> list[Change]:
         """The changes after the number `since`, in order. Raises Error."""
         with self.read() as tx:
-            return [Change(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
+            return [feed.read(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
 
     def close(self) -> None:
         """Close what is open. A later call opens it again."""
