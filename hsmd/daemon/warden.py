@@ -23,7 +23,7 @@ from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, imports, kept, replicas, rotation
+from hsmd.domain import deletion, housekeeping, imports, kept, replicas, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
@@ -83,7 +83,10 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due."""
+    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due.
+
+    One that is no key names itself. One without an event leaves no records.
+    """
 
     lease: str
     event: str
@@ -101,7 +104,8 @@ DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletio
 ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
 EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", imports.due, imports.expire)
 REPLICAS = Job("unfinished replicas", "updatePrimaryRegion", "in step", replicas.due, replicas.finish)
-_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS)
+PRUNING = Job("old changes", "", "pruned", housekeeping.due, housekeeping.prune)
+_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS, PRUNING)
 
 
 def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
@@ -176,7 +180,7 @@ class Jobs:
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
-        self._to_scrub |= job not in (ROTATIONS, REPLICAS) and count > 0
+        self._to_scrub |= job not in (ROTATIONS, REPLICAS, PRUNING) and count > 0
         return count
 
     def _tell(self, trouble: dict[str, str]) -> None:

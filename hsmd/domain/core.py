@@ -17,7 +17,7 @@ from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Er
 from hsmd.hsm import Token
 from hsmd.idp import Providers
 from hsmd.keyring import Keyring
-from hsmd.store import Store, Tx, aliases, keys, keystores
+from hsmd.store import Forgotten, Store, Tx, aliases, keys, keystores
 from hsmd.store.feed import Change
 
 if TYPE_CHECKING:
@@ -214,14 +214,22 @@ class Core:
             version = self.store.version()
             if version == self._seen_version:
                 return
-            if self._seen_change < 0:
-                self._seen_change = self.store.last_change()
-                self._evict_all()
-                self.keyring.clear()
-            for change in self.store.changes(self._seen_change):
+            for change in self._unseen():
                 self._evict(change)
                 self._seen_change = change.seq
             self._seen_version = version
+
+    def _unseen(self) -> list[Change]:
+        """What changed since the last look; nothing, and all is evicted, when that is not known in full."""
+        if self._seen_change >= 0:
+            try:
+                return self.store.changes(self._seen_change)
+            except Forgotten:
+                pass
+        self._seen_change = self.store.last_change()  # before the eviction: what comes now is seen next time
+        self._evict_all()
+        self.keyring.clear()
+        return []
 
     def _evict(self, change: Change) -> None:
         if change.subject in (keys.SUBJECT, aliases.SUBJECT, keystores.SUBJECT):

@@ -20,7 +20,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from hsmd.store import engine, feed
 from hsmd.store.engine import WAIT_SECONDS, StoreError
 from hsmd.store.faults import BUSY, TRANSLATED
-from hsmd.store.feed import Change
+from hsmd.store.feed import Change, Forgotten
 from hsmd.store.schema import CHANGES, REVISION
 
 Seal = Callable[[bytes], bytes]
@@ -32,6 +32,7 @@ _SCRUB_MILLIS = 250  # longest wait for readers that still need the old log
 _log = logging.getLogger(__name__)
 _record_change = insert(CHANGES)
 _last_change = select(func.coalesce(func.max(CHANGES.c.seq), 0))
+_oldest_change = select(func.min(CHANGES.c.seq))
 _changes = (
     select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id)
     .where(CHANGES.c.seq > bindparam("since"))
@@ -177,8 +178,11 @@ class Store:
             return number
 
     def changes(self, since: int) -> list[Change]:
-        """The changes after the number `since`, in order. Raises Error."""
+        """The changes after the number `since`, in order. Raises Forgotten where some may be gone, Error."""
         with self.read() as tx:
+            oldest = tx.connection.execute(_oldest_change).scalar_one()
+            if oldest is not None and oldest > since + 1:
+                raise Forgotten
             return [feed.read(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
 
     def close(self) -> None:
