@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.calls import record, refused
 from tests.keystones import PASSWORD, VENV, SmallKeystone, real_keystone
 from tests.providers import Provider, Reply, providing, toml
 from tests.stand import Answer, Stand, elsewhere, eventually
+from tests.test_temporary_keys import by
 
 _CACHE_SECONDS = 1
 _DEFAULT_DOMAIN = [
@@ -161,6 +163,20 @@ def test_namesakes_of_another_domain_are_nobody(cloud: Cloud) -> None:
 
 def test_a_token_is_good_in_its_project_only(cloud: Cloud, token: str) -> None:
     refused(cloud.call(token, project="f" * 32), "KMS.0321")
+
+
+def test_what_is_made_by_a_token_ends_with_it_and_is_good_where_it_is(cloud: Cloud) -> None:
+    stand, soon = cloud.stand, datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1000)
+    token = good(cloud, expires_at=soon.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    path = "/v3.0/OS-CREDENTIAL/securitytokens"
+    body = {"auth": {"identity": {"methods": ["token"], "token": {"duration_seconds": 86400}}}}
+    answer = stand.rest("POST", path, body, token=token, source=elsewhere())
+    assert answer.status == 201, answer.raw
+    key = answer.json["credential"]
+    assert datetime.fromisoformat(key["expires_at"]) == soon
+    mine, other = (f"/v1.0/{each}/kms/list-keys" for each in (stand.dev.project_id, "f" * 32))
+    assert by(stand, key, "POST", mine, body=b"{}").status == 200
+    refused(by(stand, key, "POST", other, body=b"{}"), "KMS.0321")
 
 
 def test_groups_of_a_rule_give_their_rights(cloud: Cloud) -> None:

@@ -16,8 +16,16 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from hsmd.caller import Caller
 from hsmd.client import ApiError, Client
+from hsmd.config import Limits
+from hsmd.domain import limits
+from hsmd.domain.core import Call, Core
+from hsmd.errors import RATE_EXCEEDED, Error
+from hsmd.hsm import Token
+from hsmd.keyring import Keyring
 from hsmd.pb.v1 import datakeys_pb2, keys_pb2, limits_pb2
+from hsmd.store import Store
 from tests.calls import record, refusal, refused
 from tests.credentials import ask
 from tests.stand import Answer, Stand, Tenant, elsewhere, eventually, standing
@@ -242,6 +250,21 @@ def test_a_project_has_so_many_calls_at_once(tight: Stand) -> None:
 
 
 # Operators
+
+
+def test_each_peer_region_has_its_own_rate(sqlite_store: Store) -> None:
+    token = Token.__new__(Token)  # which nothing here asks
+    core = Core(sqlite_store, token, Keyring(token, 1), lambda: 1, Limits(requests_per_project=1), "here")
+
+    def admitted(region: str) -> bool:
+        try:
+            limits.admit_project(Call(core, Caller("peer", user_name=region), lambda: None))
+        except Error as error:
+            assert error.fault is RATE_EXCEEDED  # noqa: PT017 # asked for, not expected
+            return False
+        return True
+
+    assert [admitted(region) for region in ("north", "north", "south", "south")] == [True, False, True, False]
 
 
 def test_an_operator_sets_and_resets(limited: Stand, tenants: list[Tenant]) -> None:

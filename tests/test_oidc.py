@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tests.backstage import backstage
 from tests.calls import record, refused
 from tests.providers import Provider, Reply, providing, toml
 from tests.stand import Answer, Stand, elsewhere, eventually
+from tests.test_agencies import create as agency_of
+from tests.test_temporary_keys import by
 
 _AUDIENCE = "hsmd"
 
@@ -336,6 +339,43 @@ def test_groups_of_a_rule_give_their_rights(company: Company) -> None:
     assert record(company.stand, again.headers["X-Request-Id"])["user_id"] == seen["user_id"]
     other = company.call(company.token(groups=["readers"], sub="another"))
     assert record(company.stand, other.headers["X-Request-Id"])["user_id"] != seen["user_id"]
+
+
+def _temporary_key(company: Company, token: str) -> dict[str, str]:
+    path = "/v3.0/OS-CREDENTIAL/securitytokens"
+    body = {"auth": {"identity": {"methods": ["token"], "token": {"duration_seconds": 86400}}}}
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = company.stand.rest("POST", path, body, headers=headers, source=elsewhere())
+    assert answer.status == 201, answer.raw
+    found: dict[str, str] = answer.json["credential"]
+    return found
+
+
+def test_what_is_made_by_a_token_ends_with_it(company: Company) -> None:
+    soon = int(time.time()) + 1000
+    key = _temporary_key(company, company.token(exp=soon))
+    assert key["expires_at"] == datetime.fromtimestamp(soon, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+    assert by(company.stand, key).status == 200
+    # one that is good for its leeway only makes nothing that is
+    late = _temporary_key(company, company.token(exp=int(time.time()) - 5))
+    assert "expired" in refused(by(company.stand, late), "APIGW.0301").message
+
+
+def test_a_token_as_an_agency_ends_with_the_one_that_took_it_on(company: Company) -> None:
+    stand, soon = company.stand, int(time.time()) + 1000
+    trusting = stand.add_tenant("trusting")
+    with stand.client(trusting) as theirs:
+        agency = agency_of(theirs, trusting.domain_id)
+    role = {"agency_name": agency.name, "domain_id": trusting.domain_id}
+    body = {"auth": {"identity": {"methods": ["assume_role"], "assume_role": role}}}
+    headers = {"Authorization": f"Bearer {company.token(exp=soon)}"}
+    answer = stand.rest("POST", "/v3/auth/tokens", body, headers=headers, source=elsewhere())
+    assert answer.status == 201, answer.raw
+    ends = datetime.fromisoformat(answer.json["token"]["expires_at"])
+    assert ends.timestamp() == soon
+    again = {"auth": {"identity": {"methods": ["token"], "token": {"id": answer.headers["X-Subject-Token"]}}}}
+    answer = stand.rest("POST", "/v3/auth/tokens", again, source=elsewhere())
+    assert datetime.fromisoformat(answer.json["token"]["expires_at"]) == ends
 
 
 def test_somebody_without_a_user_gets_no_credentials_of_ours(company: Company) -> None:

@@ -53,13 +53,12 @@ def test_only_some_keys(stand: Stand, client: Client, worker: Callable[..., Work
     # What has no key yet, or is about none, is not one of these.
     refused(ann("create-key", {"key_alias": fresh()}), PERMISSION)
     refused(ann("gen-random", {"random_data_length": "64"}), PERMISSION)
-    refused(stand.rest("GET", f"/v1.0/{stand.dev.project_id}/kms/tags", token=ann.token), PERMISSION)
 
 
 def test_lists_show_what_one_may_see(stand: Stand, client: Client, worker: Callable[..., Worker]) -> None:
     keys = [client.create_key(fresh()) for _ in range(4)]
     mine = keys[:3]
-    allowed = ["kms:cmk:list", "kms:alias:*", "kms:cmkTag:*"]
+    allowed = ["kms:cmk:list", "kms:cmk:getInstance", "kms:alias:*", "kms:cmkTag:*"]
     ann = worker({"Effect": "Allow", "Action": allowed, **on(*mine)})
     for key in keys:
         stand.rest(
@@ -78,6 +77,17 @@ def test_lists_show_what_one_may_see(stand: Stand, client: Client, worker: Calla
     assert found["total_count"] == 3
     counted = ann("resource_instances/action", {**wanted, "action": "count"}).json
     assert counted["total_count"] == 3
+    path = f"/v1.0/{stand.dev.project_id}/kms/"
+    stand.rest(
+        "POST",
+        f"{path}{keys[3]}/tags",
+        {"tag": {"key": "hidden", "value": "x"}},
+        token=stand.token(),
+    )
+    seen = stand.rest("GET", path + "tags", token=ann.token).json
+    assert seen == {"tags": [{"key": "run", "values": [keys[0]]}]}
+    number = stand.rest("GET", path + "user-instances", token=ann.token).json
+    assert number == {"instance_num": 3}
     hidden, shown = fresh(), fresh()
     for key, alias in ((keys[3], hidden), (mine[0], shown)):
         client.aliases.CreateAlias(aliases_pb2.CreateAliasRequest(key_id=key, alias=f"alias/{alias}"))

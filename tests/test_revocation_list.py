@@ -172,6 +172,48 @@ def test_lists_of_others(ca: Ca, path: Path, tmp_path: Path) -> None:
     assert "can't be read" in _refused(listed, b"")
 
 
+def _below(ca: Ca, folder: Path, name: str) -> tuple[Ca, bytes]:
+    """An authority, and its certificate by another one instead of by itself (PEM)."""
+    made = Ca(folder, name)
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(made.certificate.subject)
+    builder = builder.issuer_name(ca.certificate.subject).public_key(made.key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - HOUR).not_valid_after(now + HOUR)
+    signed_by = builder.add_extension(x509.BasicConstraints(True, None), critical=True).sign(
+        ca.key, hashes.SHA256()
+    )
+    return made, signed_by.public_bytes(serialization.Encoding.PEM)
+
+
+def test_an_authority_that_is_revoked_takes_all_it_has_issued_along(
+    ca: Ca, path: Path, tmp_path: Path
+) -> None:
+    middle, middle_pem = _below(ca, tmp_path / "middle", "middle CA")
+    lower, lower_pem = _below(middle, tmp_path / "lower", "lower CA")
+    everybody = tmp_path / "all.pem"
+    everybody.write_bytes(ca.pem.read_bytes() + lower_pem + middle_pem)
+    own, of_middle, of_lower = ca.client("own"), middle.client("of-middle"), lower.client("of-lower")
+    path.write_bytes(pem(ca.crl(made=-3 * HOUR), middle.crl(made=-3 * HOUR), lower.crl(made=-3 * HOUR)))
+    listed = RevocationList(path, everybody, HOUR)
+    for each in (own, of_middle, of_lower):
+        listed.check(each)
+    replace(
+        path, pem(ca.crl(made=-2 * HOUR), middle.crl(lower_pem, made=-2 * HOUR), lower.crl(made=-2 * HOUR))
+    )
+    assert "issuer of this certificate is revoked" in _refused(listed, of_lower)
+    listed.check(of_middle)
+    replace(path, pem(ca.crl(middle_pem), middle.crl(), lower.crl()))
+    for each in (of_middle, of_lower):
+        assert "issuer of this certificate is revoked" in _refused(listed, each)
+    listed.check(own)
+    # an authority that was renewed counts on by its other certificate
+    renewed, renewed_pem = _below(ca, tmp_path / "renewed", "middle CA")
+    everybody.write_bytes(ca.pem.read_bytes() + middle_pem + renewed_pem)
+    path.write_bytes(pem(ca.crl(middle_pem), renewed.crl()))
+    RevocationList(path, everybody, HOUR).check(renewed.client("of-renewed"))
+
+
 def test_a_list_that_is_out_of_date(
     ca: Ca, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,6 +112,10 @@ def test_changes_are_told(filled: Store) -> None:
     changes = filled.changes(0)
     assert {change.subject for change in changes} == {"identity", "access_keys", "certificates"}
     assert [change.id for change in changes][-3:] == ["AK1", "AK2", BINDING.name]
+    of_one, of_all = ["p1", "p2", "u1", "AK1", "AK2"], ["d1", "d2", "u1", BINDING.name]
+    assert [change.id for change in changes if change.domain == "d1"] == of_one
+    assert [change.id for change in changes if change.domain == "d2"] == ["p3", "u2"]
+    assert list(dict.fromkeys(change.id for change in changes if not change.domain)) == of_all
 
 
 def test_a_user_does_not_show_the_password_hash() -> None:

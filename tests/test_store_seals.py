@@ -172,7 +172,7 @@ def _fill_identity(tx: Tx, number: int) -> None:
     certificates.insert_pattern(tx, certificates.CertificatePattern(f"CN:{number}-*", "u1", "p1"))
     agency = agencies.Agency(f"ag{number}", "d1", f"agency {number}", "d2", "d 2", "text", "24", number)
     agencies.insert_agency(tx, agency)
-    revocations.put_revocation(tx, revocations.Revocation(f"t{number}", number), now=0)
+    revocations.put_revocation(tx, revocations.Revocation(f"t{number}", number), 0, "d1")
     groups.insert_group(tx, groups.Group(f"g{number}", "d1", f"group {number}", "text", number))
     groups.add_member(tx, groups.Membership(f"g{number}", "u1"))
     settings.put_setting(tx, "d1", f"setting {number}", "{}")

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from hsmd.errors import ALIAS_IN_USE, UNAVAILABLE, Error
-from hsmd.store import Change, Store, core
+from hsmd.store import Change, Forgotten, Store, core, feed
 from hsmd.store.keys import get_key, get_version, insert_key, list_keys, reserve_usage, update_key
 from tests.stores import behind_its_back, child, is_sqlite, make_key, make_version, path_of, seal
 
@@ -224,6 +224,32 @@ def test_numbers_of_the_feed_are_not_given_twice(store: Store, store_url: str) -
     last = store.last_change()
     behind_its_back(store_url, "DELETE FROM changes")
     add(store, 2)
+    assert store.last_change() > last
+
+
+def test_the_feed_forgets_its_oldest_and_says_so(store: Store) -> None:
+    for number in range(10):
+        add(store, number)
+    ids = [change.id for change in store.changes(0)]
+    first, last = store.changes(0)[0].seq, store.last_change()
+    with store.write() as tx:
+        assert feed.surplus(tx, 4) == 6
+        feed.prune(tx, 4, 2)
+        assert feed.surplus(tx, 4) == 4
+        feed.prune(tx, 4, 100)
+        assert feed.surplus(tx, 4) == 0
+        feed.prune(tx, 4, 100)
+    seen = first + 5  # of which the entries behind are all there
+    assert [change.id for change in store.changes(seen)] == ids[6:]
+    assert [change.id for change in store.changes(last)] == []
+    for since in (0, first, seen - 1):
+        with pytest.raises(Forgotten):
+            store.changes(since)
+    with store.write() as tx:
+        feed.prune(tx, 0, 100)  # the newest stays, as it numbers those to come
+    assert store.last_change() == last
+    add(store, 11)
+    assert [change.id for change in store.changes(last)] == ["key-11"]
     assert store.last_change() > last
 
 

@@ -260,6 +260,24 @@ def test_a_restart_changes_nothing_and_revoking_all_ends_it(stand: Stand, client
     assert by(stand, made(stand, login(stand, ann))).status == 200
 
 
+def test_one_of_them_is_revoked_by_its_security_token(stand: Stand, stranger: Tenant) -> None:
+    actions = ["iam:*:*", *(f"x:{number}:{'z' * 64}" for number in range(25))]  # nearly as long as may be
+    policy = {"Version": "1.1", "Statement": [{"Effect": "Allow", "Action": actions}]}
+    token = domain_token(stand)
+    one, other = (made(stand, token, policy=policy) for _ in range(2))
+    path, text = "/v3/auth/tokens", one["securitytoken"]
+    subject = {"X-Subject-Token": text}
+    refused(stand.rest("DELETE", path, token=domain_token(stand, stranger), headers=subject), "IAM.0004")
+    refused(stand.rest("GET", path, token=token, headers=subject), "IAM.0004")  # it is no token
+    assert by(stand, one).status == 200
+    assert stand.rest("DELETE", path, token=token, headers=subject).status == 204
+    for _ in range(4):
+        assert "revoked" in refused(by(stand, one), "APIGW.0301").message
+    assert by(stand, other).status == 200
+    forged = {"X-Subject-Token": text[:-8] + "AAAAAAA="}
+    refused(stand.rest("DELETE", path, token=token, headers=forged), "IAM.0004")
+
+
 def test_secrets_are_not_shown(stand: Stand, key: dict[str, str]) -> None:
     assert by(stand, key).status == 200
     everything = stand.log() + stand.log("gateway") + str(stand.audit())

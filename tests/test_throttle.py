@@ -65,10 +65,25 @@ def test_refused_attempts_do_not_count() -> None:
 def test_success_begins_anew() -> None:
     throttle = Throttle()
     _fail(throttle, 4, 0)
-    throttle.succeeded(USER)
+    throttle.succeeded(USER, 0)
     assert len(throttle) == 0
     _fail(throttle, 4, 0)
     assert not _paused(throttle, USER, 0)
+
+
+def test_what_was_good_lately_is_known() -> None:
+    throttle = Throttle(capacity=3)
+    assert not throttle.is_good(USER, 0)
+    throttle.succeeded(USER, 0)
+    throttle.succeeded(USER, 100)  # too soon to count anew
+    assert throttle.is_good(USER, 899)
+    assert not throttle.is_good(USER, 901)
+    throttle.succeeded(USER, 1000)
+    throttle.succeeded(USER, 1500)
+    assert throttle.is_good(USER, 2399)
+    for number in range(3):
+        throttle.succeeded(Limit(key(str(number)), 5), 1600)
+    assert not throttle.is_good(USER, 1600)
 
 
 @pytest.mark.parametrize(("later", "paused"), [(899, True), (901, False)])
@@ -187,3 +202,42 @@ def test_few_passwords_are_checked_at_once(stored: str) -> None:
     assert set(told) == {True, RATE_EXCEEDED}
     assert passwords.is_right(stored, "right")  # each gave its place back
     assert passwords.is_right(stored, "right")
+
+
+def test_who_changes_passwords_keeps_nobody_from_logging_in(
+    stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many changes as may wait, and more: they have one place among them, which is none of a login's."""
+    hashing, go_on = threading.Semaphore(0), threading.Event()
+    real = passwords._HASHER
+
+    class Slow:
+        def hash(self, password: str) -> str:
+            hashing.release()
+            assert go_on.wait(60)
+            return real.hash(password)
+
+        def verify(self, stored: str, password: str) -> bool:
+            return real.verify(stored, password)
+
+    monkeypatch.setattr(passwords, "_HASHER", Slow())
+    monkeypatch.setattr(passwords, "_PATIENCE_SECONDS", 60.0)
+    told: list[object] = []
+
+    def change() -> None:
+        try:
+            told.append(passwords.hash_password("another")[:9])
+        except Error as error:
+            told.append(error.fault)
+
+    threads = [threading.Thread(target=change) for _ in range(3 * passwords.CHANGES_AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    assert hashing.acquire(timeout=60)
+    assert passwords.is_right(stored, "right")
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert told.count(RATE_EXCEEDED) <= 2 * passwords.CHANGES_AT_ONCE
+    assert told.count("$argon2id") >= passwords.CHANGES_AT_ONCE
+    assert passwords.hash_password("another")  # each gave its place back

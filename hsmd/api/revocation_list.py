@@ -3,7 +3,7 @@
 TLS has checked a certificate's chain when its connection was made; this is looked at with every call, so that
 a certificate is out from the next call on. A file that is not right is not taken in: the list before counts
 on, and the log says so. A certificate whose issuer has no list is refused, and so are all of an issuer whose
-list has been out of date for too long.
+list has been out of date for too long, or that stands on the list of its own issuer.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -38,11 +38,15 @@ class ListError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _List:
-    """One issuer's list: serial numbers, and when it was made and is out of date (seconds since 1970)."""
+    """One issuer's list: serial numbers, and when it was made and is out of date (seconds since 1970).
+
+    `void`: the issuer itself is revoked, and so is all that it has issued.
+    """
 
     serials: frozenset[int]
     made: float
     due: float
+    void: bool = False
 
 
 _Lists = dict[str, _List]  # by the issuer's mark
@@ -76,6 +80,8 @@ class RevocationList:
         found = self._lists.get(issuer)
         if found is None:
             raise Error(IDENTITY_REFUSED, reason="no revocation list is there for this certificate's issuer")
+        if found.void:
+            raise Error(IDENTITY_REFUSED, reason="the issuer of this certificate is revoked")
         late = time.time() - found.due
         if late > 0:
             self._alert(late)
@@ -120,10 +126,8 @@ def read(path: Path, authorities: Path) -> _Lists:
     Each must be signed by one of the authorities, complete, and not out of date.
     """
     try:
-        issuers = {
-            each.subject.public_bytes(): each
-            for each in x509.load_pem_x509_certificates(authorities.read_bytes())
-        }
+        known = x509.load_pem_x509_certificates(authorities.read_bytes())
+        issuers = {each.subject.public_bytes(): each for each in known}
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
@@ -135,7 +139,28 @@ def read(path: Path, authorities: Path) -> _Lists:
         raise ListError(f"{path} or {authorities} is not well formed: {error}") from error
     if len(dict(found)) != len(found):
         raise ListError(f"{path} has two lists of one issuer")
-    return dict(found)
+    lists = dict(found)
+    void = _revoked(known, lists)
+    return {mark: replace(each, void=mark in void) for mark, each in lists.items()}
+
+
+def _revoked(authorities: list[x509.Certificate], lists: _Lists) -> set[str]:
+    """Marks of the authorities that have no certificate which counts: each is revoked, or its issuer is."""
+    void: set[str] = set()
+
+    def counts(certificate: x509.Certificate) -> bool:
+        issuer = _issuer_mark(certificate.issuer)
+        if issuer == _issuer_mark(certificate.subject):  # a root: nobody else's to revoke
+            return True
+        above = lists.get(issuer)
+        return issuer not in void and (above is None or certificate.serial_number not in above.serials)
+
+    while True:
+        standing = {_issuer_mark(each.subject) for each in authorities if counts(each)}
+        more = {_issuer_mark(each.subject) for each in authorities} - standing - void
+        if not more:
+            return void
+        void |= more
 
 
 def _parsed(content: bytes) -> Iterator[x509.CertificateRevocationList]:

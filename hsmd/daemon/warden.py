@@ -25,13 +25,14 @@ from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, restoring, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, imports, kept, replicas, roots, rotation
+from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
 from hsmd.domain.core import Call, Core
 from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
 
 _WATCH_SECONDS = 0.25
+_KEEP_SECONDS = 5.0  # between looks whether the seal is in step
 _AUDIT_SECONDS = 5.0
 if TYPE_CHECKING:
     from hsmd.daemon.admin import AdminDoor
@@ -115,7 +116,7 @@ def _keep(seal: Keeper, core: Core, stopping: threading.Event) -> None:
                 seal.keep(core)
             except Exception:
                 log.exception("the seal can't be kept; the next round tries again")
-        stopping.wait(_ROUND_SECONDS)
+        stopping.wait(_KEEP_SECONDS)
 
 
 def _pool(settings: Settings) -> Pool | None:
@@ -140,7 +141,10 @@ def _alone(_count: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due."""
+    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due.
+
+    One that is no key names itself. One without an event leaves no records.
+    """
 
     lease: str
     event: str
@@ -160,7 +164,8 @@ EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", 
 REPLICAS = Job("unfinished replicas", "updatePrimaryRegion", "in step", replicas.due, replicas.finish)
 MOVES = Job("root key moves", "moveKey", "moved to the new root key", roots.due, roots.move)
 ROOTS = Job("root key ends", "settleRootKey", "settled", roots.settling, roots.settle)
-_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS, MOVES, ROOTS)
+PRUNING = Job("old changes", "", "pruned", housekeeping.due, housekeeping.prune)
+_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS, MOVES, ROOTS, PRUNING)
 
 
 def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
@@ -235,7 +240,7 @@ class Jobs:
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
-        self._to_scrub |= job not in (ROTATIONS, REPLICAS, MOVES) and count > 0
+        self._to_scrub |= job not in (ROTATIONS, REPLICAS, MOVES, PRUNING) and count > 0
         return count
 
     def _tell(self, trouble: dict[str, str]) -> None:

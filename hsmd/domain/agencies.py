@@ -129,9 +129,9 @@ def delete(call: Call, agency_id: str) -> None:
     """
     call.resource = f"agency/{agency_id}"
     with call.change() as tx:
-        own(call, tx, agency_id)
+        agency = own(call, tx, agency_id)
         operators.check(call, tx, policies.AGENCY, agency_id)
-        policies.forget_subject(tx, policies.AGENCY, agency_id)
+        policies.forget_subject(tx, policies.AGENCY, agency_id, agency.domain_id)
         rows.delete_agency(tx, agency_id)
 
 

@@ -30,7 +30,8 @@ def throttled(call: Call, kind: str, *claim: str, counted: Fault) -> Iterator[No
     """Refuse the block while its source or claim has to pause; count it if it raises the fault.
 
     A success clears the claim's failures and not the source's: one good account would clear the way for
-    guesses at all others.
+    guesses at all others. A token or access key that was good lately does not pause with its source: many
+    may come by one address, and none of them shall be kept out by another's mistakes.
     """
     throttle, source = call.core.throttle, network(call.caller.source)
     if kind == "password":
@@ -39,11 +40,13 @@ def throttled(call: Call, kind: str, *claim: str, counted: Fault) -> Iterator[No
     else:
         place = Limit(key("evidence from", source), _EVIDENCE_OF_A_SOURCE)
         claimed = Limit(key(kind, source, *claim), _EVIDENCE_OF_A_CLAIM)
-    throttle.admit((place, claimed), time.monotonic())
+    now = time.monotonic()
+    known = kind != "password" and throttle.is_good(claimed, now)
+    throttle.admit((claimed,) if known else (place, claimed), now)
     try:
         yield
     except Error as error:
         if error.fault is counted:
             throttle.failed((place, claimed), time.monotonic())
         raise
-    throttle.succeeded(claimed)
+    throttle.succeeded(claimed, now)

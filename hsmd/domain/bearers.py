@@ -4,7 +4,8 @@ A text is base64url of: 4 bytes of magic and format version, JSON, and the HMAC 
 key, computed in the HSM. It says who, for what, until when, and which texts it was made from: revoking one
 ends all that was made from it. A new layout gets a new magic; an old one needs to be read for a day more.
 
-What was found good is known until anything changes but keys, by the text's digest.
+What was found good is known, by the text's digest, until anything changes in its user's domain or the
+agency's.
 """
 
 import base64
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 from hsmd.domain import agencies, certificates
-from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Core
+from hsmd.domain.core import ANY, CREDENTIAL_KEY_LABEL, Core, of_none
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, Error
 from hsmd.keyring import with_token_key
@@ -29,6 +30,7 @@ MOST_ANCESTORS = 8
 
 _MAC_BYTES = 32
 _ACCESS_KEY = "access-key/"
+_SECURITY_TOKEN_START = base64.urlsafe_b64encode(SECURITY_TOKEN[:3]).decode()  # of whole groups of base64
 _CHANGE_MILLIS = 10_000
 
 
@@ -66,6 +68,11 @@ def sign(core: Core, magic: bytes, bearer: Bearer) -> str:
     return base64.urlsafe_b64encode(signed + _mac(core, signed)).decode()
 
 
+def is_security_token(text: str) -> bool:
+    """Whether it looks like the security token of a temporary access key; nothing of it has been checked."""
+    return text.startswith(_SECURITY_TOKEN_START)
+
+
 def of_access_key(access_key: str) -> str:
     """How an access key stands among the ancestors of what is made by it: that ends with it."""
     return _ACCESS_KEY + access_key
@@ -87,7 +94,7 @@ def issuing(user: User, now: int) -> int:
 
 def opened(core: Core, magic: bytes, text: str) -> Bearer:
     """What the text says. Raises Error(TOKEN_INVALID) for one that is not ours."""
-    found = core.cache.get(_owner(text), magic.hex(), lambda: _open(core, magic, text))
+    found = core.people.get(_owner(text), magic.hex(), lambda: _open(core, magic, text), of_none)
     return cast("Bearer", found)  # what loads it never gives None
 
 
@@ -97,7 +104,7 @@ def identity(core: Core, magic: bytes, text: str, bearer: Bearer) -> Identity:
     Raises Error(TOKEN_EXPIRED), Error(TOKEN_INVALID) for one that is revoked or whose agency is no more, and
     Error(IDENTITY_REFUSED) when its user is no more, or the certificate that it was made by is revoked.
     """
-    found = core.cache.get(_owner(text), "identity", lambda: _identify(core, magic, bearer))
+    found = core.people.get(_owner(text), "identity", lambda: _identify(core, magic, bearer), _domains)
     known = cast("Identity", found)
     if known.ends <= core.clock():
         raise Error(TOKEN_EXPIRED)
@@ -105,6 +112,13 @@ def identity(core: Core, magic: bytes, text: str, bearer: Bearer) -> Identity:
         if certificates.is_ancestor(each):  # whose list is a file, and no row whose change would be told
             core.check_certificate(certificates.mark_of(each))
     return known
+
+
+def _domains(found: Identity) -> tuple[str, ...]:
+    """Those of the user and of the agency; what is said of certificates may change with any."""
+    if any(map(certificates.is_ancestor, found.chain)):
+        return (ANY,)
+    return found.user.domain_id, found.agency_domain or found.user.domain_id
 
 
 def _owner(text: str) -> str:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 
 from hsmd import attestations
 from hsmd.algorithms import SIGNATURE_ALGORITHMS
-from hsmd.domain import access, access_points, envelope, key_policies, kinds, publickeys
+from hsmd.domain import access, access_points, envelope, guesses, key_policies, kinds, publickeys
 from hsmd.domain.core import Call
 from hsmd.domain.key_policies import Terms
 from hsmd.errors import (
@@ -101,7 +101,7 @@ def decrypt(
     """The data key, for who attests to be an access point that the policy allows now, once an attestation.
 
     Raises Error(CIPHERTEXT_INVALID) for what is no capsule of this project and key, Error(CAPSULE_REFUSED)
-    when it is not to be opened. DEW: datakey-capsule/decrypt.
+    when it is not to be opened, and Error(RATE_EXCEEDED) after many of these. DEW: datakey-capsule/decrypt.
     """
     _check_whole(attestation)
     expires = key_policies.millis("expire_time", attestation.expire_time)
@@ -112,7 +112,8 @@ def decrypt(
         call, capsule[len(front) :], (envelope.KIND_CAPSULE,), _binding(call, front), reference
     )
     signed = attestations.statement(attestation.expire_time, capsule, public_key)
-    with call.change() as tx:
+    shown = access_points.fingerprint(attestation.public_key)
+    with guesses.of_attestation(call, shown), call.change() as tx:
         policy = _policy(call, tx, front) if front[4] == _BY_ID else None
         terms = key_policies.terms_of(policy) if policy else key_policies.parse("capsule", _content(front))
         point = _attested(call, tx, terms, attestation, signed)

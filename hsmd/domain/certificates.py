@@ -64,7 +64,7 @@ def by_certificate(core: Core, names: Iterable[str], mark: str) -> Identity:
     that is nobody.
     """
     given = tuple(names)[:_MOST_NAMES]
-    found = core.cache.get("certificate " + repr(given), "", lambda: _mapped(core, given))
+    found = core.people.get("certificate " + repr(given), "", lambda: _mapped(core, given))
     mapped = cast("_Mapped", found)  # what loads it never gives None
     user = enabled_user(core, mapped.user_id)
     chain = (f"{_ANCESTOR}{mark}/{mapped.by}",)

@@ -1,7 +1,7 @@
 """What every rule is handed: `Core`, the process's parts, and `Call`, one request through them."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Er
 from hsmd.hsm import Token
 from hsmd.idp import Providers
 from hsmd.keyring import Keyring
-from hsmd.store import Store, Tx, aliases, keys, roots
+from hsmd.store import Forgotten, Store, Tx, aliases, keys, keystores, roots
+from hsmd.store.feed import Change
 from hsmd.store.roots import RootKey
 
 if TYPE_CHECKING:
@@ -77,6 +78,18 @@ class Running:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+ANY = ""  # instead of a domain: what is known may be of any
+
+
+def _of_any(_row: object) -> Iterable[str]:
+    return (ANY,)
+
+
+def of_none(_row: object) -> Iterable[str]:
+    """The domains of what no change in any domain touches."""
+    return ()
+
+
 class Cache:
     """Verified rows by owner and name, evicted by the change feed; bounded, oldest owner first."""
 
@@ -84,10 +97,22 @@ class Cache:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._rows: dict[str, dict[str | int, Any]] = {}
+        self._domains: dict[str, set[str]] = {}  # of each owner's rows
+        self._owners: dict[str, set[str]] = {}  # with rows of each domain
         self._evictions = 0
 
-    def get(self, owner: str, name: str | int, load: Callable[[], Row | None]) -> Row | None:
-        """The owner's row of that name, loaded when it is not there; an absent row (None) is not kept."""
+    def get(
+        self,
+        owner: str,
+        name: str | int,
+        load: Callable[[], Row | None],
+        domains: Callable[[Row], Iterable[str]] = _of_any,
+    ) -> Row | None:
+        """The owner's row of that name, loaded when it is not there; an absent row (None) is not kept.
+
+        `domains` tells the ids of all domains whose changes it may depend on; unless it is told, any change
+        of any of them evicts it.
+        """
         rows = self._rows.get(owner)
         row: Row | None = rows.get(name) if rows else None
         if row is not None:
@@ -95,25 +120,49 @@ class Cache:
         evictions = self._evictions
         row = load()
         if row is not None:
+            touching = set(domains(row))
             with self._lock:
                 # What was evicted while we read may be what we have read: then it is used once, not kept.
                 if evictions == self._evictions:
-                    self._rows.setdefault(owner, {})[name] = row
-                    while len(self._rows) > self._capacity:
-                        del self._rows[next(iter(self._rows))]
+                    self._put(owner, name, row, touching)
         return row
 
     def evict(self, owner: str) -> None:
         """Drop the owner's rows."""
         with self._lock:
             self._evictions += 1
-            self._rows.pop(owner, None)
+            self._drop(owner)
+
+    def evict_domain(self, domain_id: str) -> None:
+        """Drop what may depend on changes of that domain."""
+        with self._lock:
+            self._evictions += 1
+            for owner in self._owners.get(domain_id, set()) | self._owners.get(ANY, set()):
+                self._drop(owner)
 
     def evict_all(self) -> None:
         """Drop everything."""
         with self._lock:
             self._evictions += 1
-            self._rows.clear()
+            for each in (self._rows, self._domains, self._owners):
+                each.clear()
+
+    def _put(self, owner: str, name: str | int, row: object, touching: set[str]) -> None:
+        self._rows.setdefault(owner, {})[name] = row
+        if touching:
+            self._domains.setdefault(owner, set()).update(touching)
+            for each in touching:
+                self._owners.setdefault(each, set()).add(owner)
+        while len(self._rows) > self._capacity:
+            self._drop(next(iter(self._rows)))
+
+    def _drop(self, owner: str) -> None:
+        self._rows.pop(owner, None)
+        for each in self._domains.pop(owner, ()):
+            owners = self._owners[each]
+            owners.discard(owner)
+            if not owners:
+                del self._owners[each]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +181,9 @@ def _no_list(_mark: str) -> None:
 class Core:
     """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'.
 
+    `cache` holds what is known of keys, aliases and keystores, by their ids; `people` what is known of who
+    calls and what they may, which hangs together within a domain.
+
     `peers` are by region, `keystores` by cluster id. `check_certificate` raises Error(IDENTITY_REFUSED) for
     the mark of a client certificate that is revoked.
     """
@@ -143,6 +195,7 @@ class Core:
     limits: Limits
     region: str
     cache: Cache = field(default_factory=Cache)
+    people: Cache = field(default_factory=Cache)
     reserve: Reserve = field(default_factory=Reserve)
     ivs: Ivs = field(default_factory=Ivs)
     throttle: Throttle = field(default_factory=Throttle)
@@ -174,12 +227,8 @@ class Core:
             version = self.store.version()
             if version == self._seen_version:
                 return
-            if self._seen_change < 0:
-                self._seen_change = self.store.last_change()
-                self.cache.evict_all()
-                self.keyring.clear()
-            for change in self.store.changes(self._seen_change):
-                self._evict(change.subject, change.id)
+            for change in self._unseen():
+                self._evict(change)
                 self._seen_change = change.seq
             self._seen_version = version
 
@@ -196,12 +245,30 @@ class Core:
         with self.store.read() as tx:
             return roots.root_keys(tx)
 
-    def _evict(self, subject: str, identifier: str) -> None:
-        if subject in (keys.SUBJECT, aliases.SUBJECT):
-            self.cache.evict(identifier)
-        else:  # identities hang together (users, roles, projects), and change seldom
-            self.cache.evict_all()
-        self.keyring.forget(identifier)
+    def _unseen(self) -> list[Change]:
+        """What changed since the last look; nothing, and all is evicted, when that is not known in full."""
+        if self._seen_change >= 0:
+            try:
+                return self.store.changes(self._seen_change)
+            except Forgotten:
+                pass
+        self._seen_change = self.store.last_change()  # before the eviction: what comes now is seen next time
+        self._evict_all()
+        self.keyring.clear()
+        return []
+
+    def _evict(self, change: Change) -> None:
+        if change.subject in (keys.SUBJECT, aliases.SUBJECT, keystores.SUBJECT):
+            self.cache.evict(change.id)
+        elif change.domain:  # what a tenant changes at its own rate costs no other one what is known of it
+            self.people.evict_domain(change.domain)
+        else:
+            self._evict_all()
+        self.keyring.forget(change.id)
+
+    def _evict_all(self) -> None:
+        self.cache.evict_all()
+        self.people.evict_all()
 
 
 def in_domain(action: str) -> bool:

@@ -2,10 +2,11 @@
 
 import hashlib
 import hmac
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from hsmd.algorithms import DATA_KEY_BITS, DATA_KEY_PAIRS, KeyAlgorithm
-from hsmd.domain import access, envelope, keys, kinds, pins, publickeys
+from hsmd.domain import access, envelope, guesses, keys, kinds, pins, publickeys
 from hsmd.domain.core import Call
 from hsmd.domain.pins import NO_PIN, Pin
 from hsmd.errors import (
@@ -100,6 +101,8 @@ def decrypt(
 ) -> tuple[bytes, bytes]:
     """(DEK, its SHA-256), or those of a pair's private key. DEW: decrypt-datakey.
 
+    Raises Error(RATE_EXCEEDED) after wrong PINs, for a while that gets ever longer.
+
     `length` is that of the DEK or of the wrapped DEK: DEW's text says one and its examples the other
     (docs/decisions/0002).
     """
@@ -110,7 +113,8 @@ def decrypt(
     if not bound and envelope.is_pinned(blob):
         raise Error(PARAMETER_MISSING, name="pin")
     kind = envelope.PINNED_DATA_KEYS if bound else envelope.DATA_KEYS
-    dek = envelope.open_sealed(call, blob, kind, bound + context, reference).data
+    with guesses.of_pin(call, hashlib.sha256(blob).hexdigest()) if bound else nullcontext():
+        dek = envelope.open_sealed(call, blob, kind, bound + context, reference).data
     if length not in (len(dek), len(blob)):
         raise Error(CIPHER_LENGTH_DIFFERS)
     return dek, hashlib.sha256(dek).digest()

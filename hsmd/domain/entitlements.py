@@ -5,9 +5,9 @@ from functools import lru_cache
 
 from hsmd.caller import Caller
 from hsmd.domain import builtin
-from hsmd.domain.core import Core
+from hsmd.domain.core import ANY, Core
 from hsmd.domain.permissions import NOTHING, Held, Permissions, Rules
-from hsmd.store import Tx, groups, policies
+from hsmd.store import Tx, agencies, groups, policies
 from hsmd.store import identity as rows
 from hsmd.store.identity import Project
 from hsmd.store.policies import AGENCY, ALL_PROJECTS, DOMAIN, GROUP, PROJECT, USER, Assignment
@@ -76,7 +76,7 @@ def domain_name(core: Core, domain_id: str) -> str:
             found = rows.get_domain(tx, domain_id)
         return found.name if found else None
 
-    return core.cache.get(domain_id, "domain name", load) or ""
+    return core.people.get(domain_id, "domain name", load, lambda _: (domain_id,)) or ""
 
 
 def project_name(core: Core, project_id: str) -> str:
@@ -87,7 +87,7 @@ def project_name(core: Core, project_id: str) -> str:
             found = rows.get_project(tx, project_id)
         return found.name if found else None
 
-    return core.cache.get(project_id, "project name", load) or ""
+    return core.people.get(project_id, "project name", load) or ""
 
 
 def projects_of(tx: Tx, kind: str, subject_id: str, domain_id: str) -> list[Project]:
@@ -105,7 +105,12 @@ def _in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Perm
                 return NOTHING
             return Permissions(_held(tx, kind, subject_id, project))
 
-    return core.cache.get(subject_id, f"permissions in {project_id}", load) or NOTHING
+    def domains(_found: Permissions) -> set[str]:
+        with core.store.read() as tx:
+            project = rows.get_project(tx, project_id)
+            return {project.domain_id if project else ANY} | _homes(tx, kind, subject_id)
+
+    return core.people.get(subject_id, f"permissions in {project_id}", load, domains) or NOTHING
 
 
 def _in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permissions:
@@ -113,7 +118,17 @@ def _in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permis
         with core.store.read() as tx:
             return Permissions(_given(tx, kind, subject_id, {(DOMAIN, domain_id)}))
 
-    return core.cache.get(subject_id, f"permissions in domain {domain_id}", load) or NOTHING
+    def domains(_found: Permissions) -> set[str]:
+        with core.store.read() as tx:
+            return {domain_id} | _homes(tx, kind, subject_id)
+
+    return core.people.get(subject_id, f"permissions in domain {domain_id}", load, domains) or NOTHING
+
+
+def _homes(tx: Tx, kind: str, subject_id: str) -> set[str]:
+    """The domains of the subject or subjects."""
+    get = {USER: rows.get_user, GROUP: groups.get_group, AGENCY: agencies.get_agency}[kind]
+    return {row.domain_id if row else ANY for row in (get(tx, each) for each in subject_id.split())}
 
 
 def _held(tx: Tx, kind: str, subject_id: str, project: Project) -> list[Held]:

@@ -116,8 +116,11 @@ def _user(core: Core, rule: IdentityRule, claims: Claims) -> User:
     user_id: str | None = rule.user_id
     if rule.user_claim:
         name = _text(claims, rule.user_claim)
-        user_id = core.cache.get(
-            rule.domain_id, f"user named {name}", lambda: _user_named(core, rule.domain_id, name)
+        user_id = core.people.get(
+            rule.domain_id,
+            f"user named {name}",
+            lambda: _user_named(core, rule.domain_id, name),
+            lambda _: (rule.domain_id,),
         )
     return enabled_user(core, user_id or "")
 
@@ -126,7 +129,9 @@ def _member(
     core: Core, kind: IdentityKind, rule: IdentityRule, claims: Claims, subject: str, name: str
 ) -> Identity:
     """Somebody without a user here."""
-    there = core.cache.get(rule.domain_id, repr(rule.groups), lambda: _groups(core, rule))
+    there = core.people.get(
+        rule.domain_id, repr(rule.groups), lambda: _groups(core, rule), lambda _: (rule.domain_id,)
+    )
     if not there:
         raise Error(IDENTITY_REFUSED, reason="the groups of the rule are unknown, or the domain is disabled")
     user = User(uuid.uuid5(_IDS, subject).hex, rule.domain_id, name[:_LONGEST_NAME], "", enabled=True)
@@ -139,7 +144,12 @@ def _project(core: Core, rule: IdentityRule, claims: Claims, domain_id: str) -> 
     if not rule.project_claim:
         return rule.project_id
     name = _text(claims, rule.project_claim)
-    found = core.cache.get(domain_id, f"project named {name}", lambda: _project_named(core, domain_id, name))
+    found = core.people.get(
+        domain_id,
+        f"project named {name}",
+        lambda: _project_named(core, domain_id, name),
+        lambda _: (domain_id,),
+    )
     if found is None:
         raise Error(IDENTITY_REFUSED, reason="there is no project of the name that the token gives")
     return found

@@ -71,7 +71,7 @@ def delete(call: Call, group_id: str) -> None:
     with call.change() as tx:
         group = existing(call, tx, group_id)
         operators.check(call, tx, policies.GROUP, group.id)
-        policies.forget_subject(tx, policies.GROUP, group.id)
+        policies.forget_subject(tx, policies.GROUP, group.id, group.domain_id)
         rows.delete_group(tx, group.id)
 
 

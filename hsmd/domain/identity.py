@@ -71,7 +71,7 @@ def by_socket(core: Core, user_id: str, project_id: str) -> Identity:
 
 def enabled_user(core: Core, user_id: str) -> User:
     """The user. Raises Error(IDENTITY_REFUSED) for one that is unknown or disabled."""
-    user = core.cache.get(user_id, "user", lambda: _user(core, user_id))
+    user = core.people.get(user_id, "user", lambda: _user(core, user_id), lambda row: (row.domain_id,))
     if user is None or not user.enabled:
         raise Error(IDENTITY_REFUSED, reason="the user is unknown or disabled")
     return user

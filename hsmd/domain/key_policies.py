@@ -72,12 +72,13 @@ def create(call: Call, keyspace_id: str, name: str, terms: str, description: str
         created=now,
         updated=now,
     )
+    with call.read() as tx:  # up to 100 rows with their seals: nobody is kept from writing meanwhile
+        check_points(call, tx, "policy", parsed, keyspace)
     with call.change() as tx:
         if rows.count(tx, policy.project_id) >= POLICIES_PER_PROJECT:
             raise Error(KEYSPACE_QUOTA_EXCEEDED, quota=POLICIES_PER_PROJECT, what="key policies")
         if rows.by_name(tx, policy.project_id, keyspace, name) is not None:
             raise Error(KEYSPACE_NAME_IN_USE, name=name, what="a key policy")
-        check_points(call, tx, "policy", parsed, keyspace)
         rows.insert(tx, policy)
         call.resource = policy.id
     return policy
@@ -104,10 +105,12 @@ def update(call: Call, policy_id: str, terms: str, description: str | None) -> K
     """Other terms, and another description unless it is None. DEW: update key policy."""
     parsed = parse("policy", terms)
     keyspaces.check_description(description or "")
-    with call.change() as tx:
+    with call.read() as tx:
         policy = own(call, tx, policy_id)
         call.resource = policy.id
         check_points(call, tx, "policy", parsed, policy.keyspace_id)
+    with call.change() as tx:
+        policy = own(call, tx, policy_id)
         policy = replace(
             policy,
             terms=text(parsed),
@@ -136,9 +139,13 @@ def own(call: Call, tx: Tx, policy_id: str) -> KeyPolicy:
 
 
 def check_points(call: Call, tx: Tx, parameter: str, terms: Terms, keyspace_id: str | None) -> None:
-    """Raises Error(PARAMETER_INVALID) unless all are the project's, and in this keyspace if one is given."""
+    """Raises Error(PARAMETER_INVALID) unless all are the project's, and in this keyspace if one is given.
+
+    For who writes the policy, no more: who opens a capsule is looked at then.
+    """
+    known = access_points.some(tx, call.caller.project_id, terms.points)
     for each in terms.points:
-        point = access_points.get(tx, call.caller.project_id, each)
+        point = known.get(each)
         if point is None or keyspace_id not in (None, point.keyspace_id):
             place = "this keyspace" if keyspace_id else "this project"
             raise _unfit(parameter, f"{place} has no access point {each}")

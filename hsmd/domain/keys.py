@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import uuid
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from hsmd.errors import (
 )
 from hsmd.hsm import Handle
 from hsmd.keyring import with_token_key
-from hsmd.store import Tx, aliases, keys, sequences
+from hsmd.store import SealBroken, Tx, aliases, keys, sequences
 from hsmd.store.keys import Key, KeyVersion
 
 # Services that have a default key in each project, made when they first use it. DEW: default keys.
@@ -45,6 +46,8 @@ _SEQUENCE_LENGTH = 36
 _DESCRIPTION_LENGTH = 255
 _PAGE = 10
 _LARGEST_PAGE = 1000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +157,41 @@ def list_keys(
 ) -> Page:
     """The project's keys from position `marker` on, oldest first. DEW: list-keys.
 
-    `spec` and `enterprise_project_id` may be "" or ALL (of all enterprise projects: all), for every one.
+    `spec` and `enterprise_project_id` may be "" or ALL (of all enterprise projects: all), for every one. A
+    row that fails its seal is left out and told (docs/decisions/0015), and counts in `total`.
     """
     limit, marker = page_bounds(limit, marker)
     if spec not in ("", "ALL") and spec not in KEY_SPECS:
         raise Error(SPEC_INVALID, reason=f"ALL, {', '.join(KEY_SPECS)} are due")
     wanted_spec = None if spec in ("", "ALL") else spec
     enterprise = None if enterprise_project_id.lower() in ("", "all") else enterprise_project_id
-    project = call.caller.project_id
+    project, broken = call.caller.project_id, list[SealBroken]()
     fitting = partial(
-        keys.list_keys, project_id=project, state=state or None, spec=wanted_spec, enterprise=enterprise
+        keys.list_keys,
+        project_id=project,
+        state=state or None,
+        spec=wanted_spec,
+        enterprise=enterprise,
+        broken=broken,
     )
     with call.read() as tx:
         if access.sees_all(call):
             rows = fitting(tx, limit=limit, offset=marker)
             total = keys.count_keys(tx, project, state=state or None, spec=wanted_spec, enterprise=enterprise)
+            after = marker + len(rows) + len(broken)
         else:  # policies tell keys apart: the page and the count are of those that the caller may see
             seen = access.visible(call, tx, fitting(tx), lambda key: key)
             rows, total = seen[marker : marker + limit], len(seen)
-    after = marker + len(rows)
-    return Page(rows, total, after if rows and after < total else None)
+            after = marker + len(rows)
+    _tell(call, broken)
+    return Page(rows, total, after if marker < after < total else None)
+
+
+def _tell(call: Call, broken: list[SealBroken]) -> None:
+    """Rows that were refused, and nothing else was: in the log, and in the audit log."""
+    for each in broken:
+        log.error("%s: %s", call.caller.request_id, each)
+        call.also("refuseRow", f"{each.table}/{each.id}")
 
 
 def page_bounds(limit: int | None, marker: int | None, usual: int = _PAGE) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from hsmd.config import Limits
-from hsmd.domain.core import Call, Core
+from hsmd.domain.core import Call, Core, of_none
 from hsmd.domain.sources import LOCAL
 from hsmd.domain.throttle import network
 from hsmd.errors import PARAMETER_INVALID, RATE_EXCEEDED, Error
@@ -54,7 +54,7 @@ class Limit:
 
 def of(core: Core, project_id: str, name: str) -> int:
     """The value of one limit that counts for the project now."""
-    own = core.cache.get(project_id, "limits", lambda: _load(core, project_id)) or {}
+    own = core.people.get(project_id, "limits", lambda: _load(core, project_id), of_none) or {}
     value = own.get(name)
     return KINDS[name].configured(core.limits) if value is None else value
 
@@ -70,8 +70,12 @@ def admit_source(call: Call) -> None:
 
 
 def admit_project(call: Call) -> None:
-    """Count a call for its project, or outside projects for its domain. Raises Error(RATE_EXCEEDED)."""
-    place = call.caller.project_id or call.caller.domain_id
+    """Count a call for its project, or outside projects for its domain; a peer's for its region.
+
+    Raises Error(RATE_EXCEEDED).
+    """
+    caller = call.caller
+    place = caller.project_id or caller.domain_id or f"peer {caller.user_name}"
     rate = of(call.core, place, REQUESTS)
     if rate:
         _take(call.core, f"project {place}", rate, "this project")

@@ -158,7 +158,7 @@ def delete(call: Call, project_id: str) -> None:
         ):
             if found:
                 raise Error(IAM_IN_USE, kind="project", id=project.id, reason=reason)
-        policies.forget_scope(tx, project.id)
+        policies.forget_project(tx, project.id, project.domain_id)
         rows.delete_project(tx, project.id)
 
 

@@ -18,7 +18,7 @@ from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import access_keys, bearers
 from hsmd.domain.attempts import throttled
 from hsmd.domain.bearers import SECURITY_TOKEN
-from hsmd.domain.core import Call, Core
+from hsmd.domain.core import Call, Core, of_none
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.domain.throttle import key
 from hsmd.errors import (
@@ -30,6 +30,7 @@ from hsmd.errors import (
 )
 from hsmd.keyring import with_token_key
 from hsmd.store import access_keys as rows
+from hsmd.store import identity as people
 from hsmd.store.access_keys import AccessKey
 
 SIGNING_ALGORITHM = "SDK-HMAC-SHA256"
@@ -172,7 +173,9 @@ def _signing_key(core: Core, access_key: str) -> AccessKey | None:
     absent = (key(access_key), core.keyring.moment)
     if core.unknown_access_keys.holds(absent, time.monotonic()):
         return None
-    row = core.cache.get(access_key, "access key", lambda: _access_key(core, access_key))
+    row = core.people.get(
+        access_key, "access key", lambda: _access_key(core, access_key), lambda row: _domain_of(core, row)
+    )
     if row is None:
         core.unknown_access_keys.add(absent, time.monotonic())
     return row
@@ -180,7 +183,7 @@ def _signing_key(core: Core, access_key: str) -> AccessKey | None:
 
 def _stand_in(core: Core) -> AccessKey:
     """An access key that nobody has, of one process."""
-    made = core.cache.get(_NO_ACCESS_KEY, "access key", lambda: _make_stand_in(core))
+    made = core.people.get(_NO_ACCESS_KEY, "access key", lambda: _make_stand_in(core), of_none)
     return cast("AccessKey", made)  # what loads it never gives None
 
 
@@ -194,3 +197,8 @@ def _make_stand_in(core: Core) -> AccessKey:
 def _access_key(core: Core, access_key: str) -> AccessKey | None:
     with core.store.read() as tx:
         return rows.get_access_key(tx, access_key)
+
+
+def _domain_of(core: Core, row: AccessKey) -> list[str]:
+    with core.store.read() as tx:
+        return [people.domain_of_user(tx, row.user_id)]

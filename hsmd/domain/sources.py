@@ -103,7 +103,10 @@ def _of_ranges(ranges: Iterable[str]) -> Iterable[tuple[Address, Address]]:
 
 
 def _rules(core: Core, domain_id: str) -> Rules:
-    return core.cache.get(domain_id, "sources", lambda: _load(core, domain_id)) or _ANYWHERE
+    return (
+        core.people.get(domain_id, "sources", lambda: _load(core, domain_id), lambda _: (domain_id,))
+        or _ANYWHERE
+    )
 
 
 def _load(core: Core, domain_id: str) -> Rules:

@@ -44,9 +44,14 @@ class Throttle:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._runs: dict[bytes, _Run] = {}
+        self._good = Recent(WINDOW_SECONDS, capacity)
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def is_good(self, limit: Limit, now: float) -> bool:
+        """Whether the key has succeeded lately."""
+        return self._good.holds(limit.key, now)
 
     def admit(self, limits: Iterable[Limit], now: float) -> None:
         """Raises Error(RATE_EXCEEDED) while a pause of any of the keys lasts. Refusals are not counted."""
@@ -73,11 +78,13 @@ class Throttle:
             while len(self._runs) > self._capacity:
                 del self._runs[next(iter(self._runs))]
 
-    def succeeded(self, limit: Limit) -> None:
-        """Forget the key's failures."""
+    def succeeded(self, limit: Limit, now: float) -> None:
+        """Forget the key's failures, and know for a while that it is good."""
         if limit.key in self._runs:
             with self._lock:
                 self._runs.pop(limit.key, None)
+        if not self._good.holds(limit.key, now + WINDOW_SECONDS / 2):  # seldom, as that takes a lock
+            self._good.add(limit.key, now)
 
 
 class Recent:

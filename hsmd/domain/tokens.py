@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hsmd.domain import agencies as agents
 from hsmd.domain import bearers, entitlements, limits, logins, operators, signatures, sources
 from hsmd.domain.attempts import named_when_refused, throttled
-from hsmd.domain.bearers import MOST_ANCESTORS, TOKEN, Bearer
+from hsmd.domain.bearers import MOST_ANCESTORS, SECURITY_TOKEN, TOKEN, Bearer
 from hsmd.domain.core import Call
 from hsmd.domain.entitlements import Held
 from hsmd.domain.identity import Identity, act, enabled_user, subject
@@ -168,14 +168,16 @@ def show(call: Call, text: str) -> Token:
 def revoke(call: Call, text: str) -> None:
     """The token is good for nothing from the next call on, nor is what was made from it.
 
-    For its own user and for who may revoke tokens of the domain. Raises Error(IAM_NOT_FOUND) for one that is
-    not ours; one that was revoked or has expired stays so. IAM: DELETE /v3/auth/tokens.
+    The same for a temporary access key, by its security token. For its own user and for who may revoke tokens
+    of the domain. Raises Error(IAM_NOT_FOUND) for one that is not ours; one that was revoked or has expired
+    stays so. IAM: DELETE /v3/auth/tokens.
     """
-    bearer = _subject(call, text)
+    bearer = _subject(call, text, SECURITY_TOKEN if bearers.is_security_token(text) else TOKEN)
     now = call.core.clock()
     with call.change() as tx:
         if bearer.expires > now:
-            revocations.put_revocation(tx, Revocation(bearer.id, bearer.expires), now)
+            home_id = rows.domain_of_user(tx, bearer.user_id)
+            revocations.put_revocation(tx, Revocation(bearer.id, bearer.expires), now, home_id)
 
 
 def revoke_all(call: Call, user_id: str) -> None:
@@ -204,10 +206,10 @@ def check_may_have(call: Call, who: Identity) -> None:
         sources.check(call, domain_id)
 
 
-def _subject(call: Call, text: str) -> Bearer:
+def _subject(call: Call, text: str, magic: bytes = TOKEN) -> Bearer:
     """The token that a call is about. A foreign one looks like one that is none."""
     try:
-        bearer = bearers.opened(call.core, TOKEN, text)
+        bearer = bearers.opened(call.core, magic, text)
     except Error as error:
         if error.fault is TOKEN_INVALID:
             raise _not_found() from error

@@ -187,7 +187,7 @@ def delete(call: Call, user_id: str) -> None:
     with call.change() as tx:
         user = _changeable(call, tx, user_id)
         _check_dispensable(call, tx, user, "deleted")
-        policies.forget_subject(tx, policies.USER, user.id)
+        policies.forget_subject(tx, policies.USER, user.id, user.domain_id)
         logins.forget(tx, user)
         rows.delete_user(tx, user.id)
 
@@ -323,7 +323,7 @@ def _chosen(call: Call, user: User, changes: Profile, *, by_user: bool = False) 
         raise Error(PASSWORD_REFUSED, reason=f"it may be changed again in {minutes} minutes")
     before = [user.password_hash, *(user.password_history or "").splitlines()]
     for stored in before[: max(rules.number_of_recent_passwords_disallowed, 1)]:
-        if stored and passwords.is_right(stored, password, patient=True):
+        if stored and passwords.is_right(stored, password, changing=True):
             raise Error(PASSWORD_REFUSED, reason="it was in use before")
     return passwords.hash_password(password)
 

@@ -10,10 +10,10 @@ keys.py, aliases.py, tags.py, identity.py, sequences.py, leases.py    one subjec
 
 from hsmd.store.core import Seal, Store, Tx
 from hsmd.store.engine import StoreError
-from hsmd.store.feed import Change
+from hsmd.store.feed import Change, Forgotten
 from hsmd.store.seals import SealBroken
 
-__all__ = ["Change", "Seal", "SealBroken", "Store", "StoreError", "Tx", "upgrade"]
+__all__ = ["Change", "Forgotten", "Seal", "SealBroken", "Store", "StoreError", "Tx", "upgrade"]
 
 
 def upgrade(url: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from hsmd.store import roots
+from hsmd.store import identity, roots
 from hsmd.store.core import Tx
 from hsmd.store.schema import ACCESS_KEY_USES, ACCESS_KEYS
 from hsmd.store.seals import Sealed
@@ -46,21 +46,22 @@ def insert_access_key(tx: Tx, access_key: AccessKey) -> None:
     """Add an access key. Raises the store's fault when the id is taken."""
     roots.check_usable(tx, access_key.root_label)
     _ACCESS_KEYS.insert(tx, access_key)
-    tx.changed(SUBJECT, access_key.id)
+    tx.changed(SUBJECT, access_key.id, identity.domain_of_user(tx, access_key.user_id))
 
 
 def update_access_key(tx: Tx, access_key: AccessKey) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _ACCESS_KEYS.update(tx, access_key)
-    tx.changed(SUBJECT, access_key.id)
+    tx.changed(SUBJECT, access_key.id, identity.domain_of_user(tx, access_key.user_id))
 
 
 def delete_access_key(tx: Tx, access_key_id: str) -> None:
-    """Remove the access key, also from the store's log."""
+    """Remove the access key, also from the store's log. Raises SealBroken."""
+    row = get_access_key(tx, access_key_id)
     for query in (_forget_use, _delete):
         tx.connection.execute(query, {"wanted": access_key_id})
     tx.scrub = True
-    tx.changed(SUBJECT, access_key_id)
+    tx.changed(SUBJECT, access_key_id, identity.domain_of_user(tx, row.user_id) if row else "")
 
 
 def get_access_key(tx: Tx, access_key_id: str) -> AccessKey | None:

@@ -1,5 +1,6 @@
 """Access points in the store. Nobody keeps them in memory, so they write nothing to the change feed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import bindparam, delete, func, select
@@ -42,6 +43,7 @@ _POINTS = Sealed(ACCESS_POINTS, AccessPoint)
 _of_project = ACCESS_POINTS.c.project_id == bindparam("project")
 _of_keyspace = (_of_project, ACCESS_POINTS.c.keyspace_id == bindparam("keyspace"))
 _by_id = _POINTS.where(_of_project, ACCESS_POINTS.c.id == bindparam("point"))
+_some = _POINTS.where(_of_project, ACCESS_POINTS.c.id.in_(bindparam("points", expanding=True)))
 _by_name = _POINTS.where(*_of_keyspace, ACCESS_POINTS.c.name == bindparam("called"))
 _by_fingerprint = _POINTS.where(_of_project, ACCESS_POINTS.c.fingerprint == bindparam("print"))
 _page = _POINTS.where(*_of_keyspace, ACCESS_POINTS.c.id > bindparam("after")).order_by(ACCESS_POINTS.c.id)
@@ -58,6 +60,12 @@ def insert(tx: Tx, point: AccessPoint) -> None:
 def get(tx: Tx, project_id: str, point_id: str) -> AccessPoint | None:
     """The project's access point of that id. Raises SealBroken."""
     return _POINTS.one(tx, _by_id, project=project_id, point=point_id)
+
+
+def some(tx: Tx, project_id: str, point_ids: Sequence[str]) -> dict[str, AccessPoint]:
+    """Those of the ids that are access points of the project, by id. Raises SealBroken."""
+    found = _POINTS.many(tx, _some, project=project_id, points=list(point_ids))
+    return {each.id: each for each in found}
 
 
 def by_name(tx: Tx, project_id: str, keyspace_id: str, name: str) -> AccessPoint | None:

@@ -44,19 +44,20 @@ _delete = delete(AGENCIES).where(AGENCIES.c.id == bindparam("wanted"))
 def insert_agency(tx: Tx, agency: Agency) -> None:
     """Add an agency. Raises the store's fault when the name is taken in its domain."""
     _AGENCIES.insert(tx, agency)
-    tx.changed(SUBJECT, agency.id)
+    tx.changed(SUBJECT, agency.id, agency.domain_id)
 
 
 def update_agency(tx: Tx, agency: Agency) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _AGENCIES.update(tx, agency)
-    tx.changed(SUBJECT, agency.id)
+    tx.changed(SUBJECT, agency.id, agency.domain_id)
 
 
 def delete_agency(tx: Tx, agency_id: str) -> None:
-    """Remove the agency."""
+    """Remove the agency. Raises SealBroken."""
+    agency = get_agency(tx, agency_id)
     tx.connection.execute(_delete, {"wanted": agency_id})
-    tx.changed(SUBJECT, agency_id)
+    tx.changed(SUBJECT, agency_id, agency.domain_id if agency else "")
 
 
 def get_agency(tx: Tx, agency_id: str) -> Agency | None:

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 from sqlalchemy.pool import PoolProxiedConnection
 
-from hsmd.store import engine
+from hsmd.store import engine, feed
 from hsmd.store.engine import WAIT_SECONDS, StoreError
 from hsmd.store.faults import BUSY, TRANSLATED
-from hsmd.store.feed import Change
+from hsmd.store.feed import Change, Forgotten
 from hsmd.store.schema import CHANGES, REVISION
 
 Seal = Callable[[bytes], bytes]
@@ -32,6 +32,7 @@ _SCRUB_MILLIS = 250  # longest wait for readers that still need the old log
 _log = logging.getLogger(__name__)
 _record_change = insert(CHANGES)
 _last_change = select(func.coalesce(func.max(CHANGES.c.seq), 0))
+_oldest_change = select(func.min(CHANGES.c.seq))
 _changes = (
     select(CHANGES.c.seq, CHANGES.c.subject, CHANGES.c.id)
     .where(CHANGES.c.seq > bindparam("since"))
@@ -55,9 +56,12 @@ class Tx:
             raise RuntimeError("this store was given no seal: sealed rows can't be read or written")
         return self._store.seal(content)
 
-    def changed(self, subject: str, id: str) -> None:  # noqa: A002 # the column's name
-        """Tell the other processes and nodes, with the commit, that this changed."""
-        self.connection.execute(_record_change, {"subject": subject, "id": id})
+    def changed(self, subject: str, id: str, domain: str = "") -> None:  # noqa: A002 # the column's name
+        """Tell the other processes and nodes, with the commit, that this changed.
+
+        `domain` is the id of the domain, if what was known of any other one holds as it did.
+        """
+        self.connection.execute(_record_change, {"subject": feed.written(subject, domain), "id": id})
 
 
 class Store:
@@ -174,9 +178,12 @@ class Store:
             return number
 
     def changes(self, since: int) -> list[Change]:
-        """The changes after the number `since`, in order. Raises Error."""
+        """The changes after the number `since`, in order. Raises Forgotten where some may be gone, Error."""
         with self.read() as tx:
-            return [Change(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
+            oldest = tx.connection.execute(_oldest_change).scalar_one()
+            if oldest is not None and oldest > since + 1:
+                raise Forgotten
+            return [feed.read(*row) for row in tx.connection.execute(_changes, {"since": since}).all()]
 
     def close(self) -> None:
         """Close what is open. A later call opens it again."""

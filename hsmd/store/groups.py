@@ -50,20 +50,21 @@ _delete_of_group = delete(MEMBERSHIPS).where(MEMBERSHIPS.c.group_id == bindparam
 def insert_group(tx: Tx, group: Group) -> None:
     """Add a group; its name is unique in its domain."""
     _GROUPS.insert(tx, group)
-    tx.changed(SUBJECT, group.id)
+    tx.changed(SUBJECT, group.id, group.domain_id)
 
 
 def update_group(tx: Tx, group: Group) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _GROUPS.update(tx, group)
-    tx.changed(SUBJECT, group.id)
+    tx.changed(SUBJECT, group.id, group.domain_id)
 
 
 def delete_group(tx: Tx, group_id: str) -> None:
-    """Remove the group, and its members from it."""
+    """Remove the group, and its members from it. Raises SealBroken."""
+    domain_id = _domain_of(tx, group_id)
     tx.connection.execute(_delete_of_group, {"group": group_id})
     tx.connection.execute(_delete, {"group": group_id})
-    tx.changed(SUBJECT, group_id)
+    tx.changed(SUBJECT, group_id, domain_id)
 
 
 def get_group(tx: Tx, group_id: str) -> Group | None:
@@ -90,13 +91,13 @@ def add_member(tx: Tx, membership: Membership) -> None:
     """Put the user into the group; nothing happens for one who is in it."""
     if not is_member(tx, membership):
         _MEMBERSHIPS.insert(tx, membership)
-        tx.changed(SUBJECT, membership.user_id)
+        tx.changed(SUBJECT, membership.user_id, _domain_of(tx, membership.group_id))
 
 
 def remove_member(tx: Tx, membership: Membership) -> None:
     """Take the user out of the group."""
     tx.connection.execute(_delete_one, {"group": membership.group_id, "user": membership.user_id})
-    tx.changed(SUBJECT, membership.user_id)
+    tx.changed(SUBJECT, membership.user_id, _domain_of(tx, membership.group_id))
 
 
 def is_member(tx: Tx, membership: Membership) -> bool:
@@ -114,3 +115,9 @@ def members_of(tx: Tx, group_id: str) -> list[User]:
     """The users in the group, by name. Raises SealBroken."""
     found = (identity.get_user(tx, each.user_id) for each in _MEMBERSHIPS.many(tx, _of_group, group=group_id))
     return sorted((user for user in found if user is not None), key=lambda user: user.name)
+
+
+def _domain_of(tx: Tx, group_id: str) -> str:
+    """The id of the group's domain, and so of its members'; "" for a group that is not there."""
+    group = get_group(tx, group_id)
+    return group.domain_id if group else ""

@@ -2,7 +2,7 @@
 
 Every function that adds raises the store's fault when the id or name is taken. Every one that finds
 raises SealBroken, and gives None where there is nothing. Changes come in the feed as subject "identity"
-with the id of what was added, for a role the user's.
+with the id of what was added, for a role the user's; those of a domain's users and projects with the domain.
 """
 
 from dataclasses import dataclass
@@ -122,22 +122,22 @@ _certificates_of_project = tuple(
 
 def insert_domain(tx: Tx, domain: Domain) -> None:
     """Add a domain; its name is unique."""
-    _insert(tx, _DOMAINS, domain, domain.id)
+    _insert(tx, _DOMAINS, domain, domain.id, "")
 
 
 def insert_project(tx: Tx, project: Project) -> None:
     """Add a project; its name is unique in its domain."""
-    _insert(tx, _PROJECTS, project, project.id)
+    _insert(tx, _PROJECTS, project, project.id, project.domain_id)
 
 
 def insert_user(tx: Tx, user: User) -> None:
     """Add a user; the name is unique in the domain."""
-    _insert(tx, _USERS, user, user.id)
+    _insert(tx, _USERS, user, user.id, user.domain_id)
 
 
 def insert_role(tx: Tx, role: RoleAssignment) -> None:
     """Give a user a role in a project."""
-    _insert(tx, _ROLES, role, role.user_id)
+    _insert(tx, _ROLES, role, role.user_id, "")
 
 
 def update_domain(tx: Tx, domain: Domain) -> None:
@@ -149,22 +149,23 @@ def update_domain(tx: Tx, domain: Domain) -> None:
 def update_project(tx: Tx, project: Project) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _PROJECTS.update(tx, project)
-    tx.changed(SUBJECT, project.id)
+    tx.changed(SUBJECT, project.id, project.domain_id)
 
 
 def update_user(tx: Tx, user: User) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _USERS.update(tx, user)
-    tx.changed(SUBJECT, user.id)
+    tx.changed(SUBJECT, user.id, user.domain_id)
 
 
 def delete_project(tx: Tx, project_id: str) -> None:
-    """Remove the project and all roles in it. No certificate may be bound to it."""
+    """Remove the project and all roles in it. No certificate may be bound to it. Raises SealBroken."""
+    project = get_project(tx, project_id)
     roles = delete(schema.ROLES).where(schema.ROLES.c.project_id == bindparam("project"))
     tx.connection.execute(roles, {"project": project_id})
     gone = delete(schema.PROJECTS).where(schema.PROJECTS.c.id == bindparam("project"))
     tx.connection.execute(gone, {"project": project_id})
-    tx.changed(SUBJECT, project_id)
+    tx.changed(SUBJECT, project_id, project.domain_id if project else "")
 
 
 _OF_USERS = (
@@ -174,13 +175,17 @@ _OF_USERS = (
 
 
 def delete_user(tx: Tx, user_id: str) -> None:
-    """Remove the user and what is the user's: roles, memberships, access keys, bound certificates."""
+    """Remove the user and what is the user's: roles, memberships, access keys, bound certificates.
+
+    Raises SealBroken.
+    """
+    domain_id = domain_of_user(tx, user_id)
     for table in _OF_USERS:
         own = delete(table).where(table.c.user_id == bindparam("user"))
         tx.connection.execute(own, {"user": user_id})
     gone = delete(schema.USERS).where(schema.USERS.c.id == bindparam("user"))
     tx.connection.execute(gone, {"user": user_id})
-    tx.changed(SUBJECT, user_id)
+    tx.changed(SUBJECT, user_id, domain_id)
 
 
 def domains(tx: Tx) -> list[Domain]:
@@ -255,6 +260,12 @@ def get_user(tx: Tx, user_id: str) -> User | None:
     return _USERS.one(tx, _user_by_id, id=user_id)
 
 
+def domain_of_user(tx: Tx, user_id: str) -> str:
+    """The id of the user's domain, "" for one that is not there."""
+    user = get_user(tx, user_id)
+    return user.domain_id if user else ""
+
+
 def get_user_by_name(tx: Tx, domain_id: str, name: str) -> User | None:
     """The domain's user of that name."""
     return _USERS.one(tx, _user_by_name, domain_id=domain_id, name=name)
@@ -265,9 +276,9 @@ def roles_of(tx: Tx, user_id: str) -> list[RoleAssignment]:
     return _ROLES.many(tx, _roles, user_id=user_id)
 
 
-def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str) -> None:
+def _insert(tx: Tx, table: Sealed[Any], record: Any, changed: str, domain_id: str) -> None:
     table.insert(tx, record)
-    tx.changed(SUBJECT, changed)
+    tx.changed(SUBJECT, changed, domain_id)
 
 
 def _count(tx: Tx, table: Table, domain_id: str) -> int:

@@ -158,10 +158,14 @@ def list_keys(
     state: int | None = None,
     spec: str | None = None,
     enterprise: str | None = None,
+    broken: list[SealBroken] | None = None,
 ) -> list[Key]:
-    """Living keys of the project (and enterprise project) in the order of their making. Raises SealBroken."""
+    """Living keys of the project (and enterprise project) in the order of their making.
+
+    Raises SealBroken, or with `broken` leaves those rows out and says there which.
+    """
     query = _KEYS.where(KEYS.c.project_id == project_id, LIVING).order_by(KEYS.c.created, KEYS.c.id)
-    return _KEYS.many(tx, _filtered(query, state, spec, enterprise).limit(limit).offset(offset))
+    return _KEYS.many(tx, _filtered(query, state, spec, enterprise).limit(limit).offset(offset), broken)
 
 
 def count_keys(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, func, select
 
+from hsmd.store import identity
 from hsmd.store.core import Tx
 from hsmd.store.schema import ASSIGNMENTS, POLICIES
 from hsmd.store.seals import Sealed
@@ -99,20 +100,21 @@ _delete_of_role = delete(ASSIGNMENTS).where(_of_role)
 def insert_policy(tx: Tx, policy: Policy) -> None:
     """Add a policy; its display name is unique in its domain."""
     _POLICIES.insert(tx, policy)
-    tx.changed(SUBJECT, policy.id)
+    tx.changed(SUBJECT, policy.id, policy.domain_id)
 
 
 def update_policy(tx: Tx, policy: Policy) -> None:
     """Replace the row of this id. Raises SealBroken when it is gone."""
     _POLICIES.update(tx, policy)
-    tx.changed(SUBJECT, policy.id)
+    tx.changed(SUBJECT, policy.id, policy.domain_id)
 
 
 def delete_policy(tx: Tx, policy_id: str) -> None:
-    """Remove the policy and take it from all who have it."""
+    """Remove the policy and take it from all who have it. Raises SealBroken."""
+    policy = get_policy(tx, policy_id)
     tx.connection.execute(_delete_of_role, {"role": policy_id})
     tx.connection.execute(_delete_policy, {"policy_id": policy_id})
-    tx.changed(SUBJECT, policy_id)
+    tx.changed(SUBJECT, policy_id, policy.domain_id if policy else "")
 
 
 def get_policy(tx: Tx, policy_id: str) -> Policy | None:
@@ -139,13 +141,13 @@ def assign(tx: Tx, assignment: Assignment) -> None:
     """Give the role; nothing happens when the subject has it there."""
     if not has(tx, assignment):
         _ASSIGNMENTS.insert(tx, assignment)
-        tx.changed(SUBJECT, assignment.subject_id)
+        tx.changed(SUBJECT, assignment.subject_id, _domain_of(tx, assignment))
 
 
 def unassign(tx: Tx, assignment: Assignment) -> None:
     """Take the role away, if the subject has it there."""
     tx.connection.execute(_delete_one, _bound(assignment))
-    tx.changed(SUBJECT, assignment.subject_id)
+    tx.changed(SUBJECT, assignment.subject_id, _domain_of(tx, assignment))
 
 
 def has(tx: Tx, assignment: Assignment) -> bool:
@@ -173,16 +175,24 @@ def given_role(tx: Tx, role_id: str) -> list[Assignment]:
     return _ASSIGNMENTS.many(tx, _given, role=role_id)
 
 
-def forget_subject(tx: Tx, kind: str, subject_id: str) -> None:
-    """Take everything from a user, group or agency that goes."""
+def forget_subject(tx: Tx, kind: str, subject_id: str, domain_id: str) -> None:
+    """Take everything from a user, group or agency of the domain that goes."""
     tx.connection.execute(_delete_of_subject, {"kind": kind, "subject": subject_id})
-    tx.changed(SUBJECT, subject_id)
+    tx.changed(SUBJECT, subject_id, domain_id)
 
 
-def forget_scope(tx: Tx, scope_id: str) -> None:
-    """Take everything that was given in a project or domain that goes."""
-    tx.connection.execute(_delete_of_scope, {"scope": scope_id})
-    tx.changed(SUBJECT, scope_id)
+def forget_project(tx: Tx, project_id: str, domain_id: str) -> None:
+    """Take everything that was given in a project of the domain that goes."""
+    tx.connection.execute(_delete_of_scope, {"scope": project_id})
+    tx.changed(SUBJECT, project_id, domain_id)
+
+
+def _domain_of(tx: Tx, assignment: Assignment) -> str:
+    """The id of the domain in which it counts; "" for a project that is not there."""
+    if assignment.scope_kind != PROJECT:
+        return assignment.scope_id
+    project = identity.get_project(tx, assignment.scope_id)
+    return project.domain_id if project else ""
 
 
 def _bound(assignment: Assignment) -> dict[str, str]:

@@ -25,12 +25,15 @@ _by_id = _REVOCATIONS.where(REVOCATIONS.c.token_id == bindparam("wanted"))
 _delete_expired = delete(REVOCATIONS).where(REVOCATIONS.c.expires <= bindparam("now"))
 
 
-def put_revocation(tx: Tx, revocation: Revocation, now: int) -> None:
-    """Revoke the token, whether it was before or not; and forget those that have expired by `now`."""
+def put_revocation(tx: Tx, revocation: Revocation, now: int, domain_id: str) -> None:
+    """Revoke the token, whether it was before or not; and forget those that have expired by `now`.
+
+    `domain_id` is the domain of the user that it is of.
+    """
     tx.connection.execute(_delete_expired, {"now": now})
     if get_revocation(tx, revocation.token_id) is None:
         _REVOCATIONS.insert(tx, revocation)
-    tx.changed(SUBJECT, revocation.token_id)
+    tx.changed(SUBJECT, revocation.token_id, domain_id)
 
 
 def get_revocation(tx: Tx, token_id: str) -> Revocation | None:

@@ -123,12 +123,25 @@ class Sealed(Generic[R]):
         row = tx.connection.execute(query, values).one_or_none()
         return None if row is None else self._verified(tx, row)
 
-    def many(self, tx: "Tx", query: Select[Any], **values: object) -> list[R]:
-        """All rows that the query finds, in its order. Raises SealBroken at the first that fails."""
+    def many(
+        self, tx: "Tx", query: Select[Any], broken: list[SealBroken] | None = None, **values: object
+    ) -> list[R]:
+        """All rows that the query finds, in its order. Raises SealBroken at the first that fails.
+
+        With `broken` those that fail are left out, and what would have been raised stands there.
+        """
         # All rows before the first is looked at: an exception holds what it came through, and a cursor held
         # half read would keep SQLite's connection at this state of the store, also for its next user.
         rows = tx.connection.execute(query, values).all()
-        return [self._verified(tx, row) for row in rows]
+        if broken is None:
+            return [self._verified(tx, row) for row in rows]
+        sound: list[R] = []
+        for row in rows:
+            try:
+                sound.append(self._verified(tx, row))
+            except SealBroken as error:
+                broken.append(error)
+        return sound
 
     def insert(self, tx: "Tx", record: R) -> None:
         """Add a row."""

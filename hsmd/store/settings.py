@@ -41,4 +41,4 @@ def put_setting(tx: Tx, domain_id: str, name: str, document: str) -> None:
         _SETTINGS.insert(tx, row)
     else:
         _SETTINGS.update(tx, row)
-    tx.changed(SUBJECT, domain_id)
+    tx.changed(SUBJECT, domain_id, domain_id)
