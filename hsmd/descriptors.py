@@ -27,7 +27,7 @@ class DescriptionError(Exception):
 
 
 @cache
-def services() -> tuple[ServiceDescriptor, ...]:
+def all_services() -> tuple[ServiceDescriptor, ...]:
     """Every service of hsmd.v1, ordered by name."""
     found: list[ServiceDescriptor] = []
     for module in pkgutil.iter_modules(v1.__path__):
@@ -35,6 +35,16 @@ def services() -> tuple[ServiceDescriptor, ...]:
             file = importlib.import_module(f"{v1.__name__}.{module.name}").DESCRIPTOR
             found.extend(file.services_by_name.values())
     return tuple(sorted(found, key=lambda service: service.full_name))
+
+
+def services() -> tuple[ServiceDescriptor, ...]:
+    """Those of the door for everybody, ordered by name."""
+    return tuple(each for each in all_services() if not is_for_administrators(each))
+
+
+def is_for_administrators(service: ServiceDescriptor) -> bool:
+    """Whether the service is at the administrators' door, where UKeys say who calls."""
+    return any(method_options(method).access == options_pb2.ADMIN for method in service.methods)
 
 
 def service_options(service: ServiceDescriptor) -> options_pb2.Service:

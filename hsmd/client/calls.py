@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from hsmd.client.errors import REQUEST_ID, SetupError, from_rpc
-from hsmd.descriptors import method_options, services
+from hsmd.descriptors import all_services, method_options
 
 _PROJECT_ID = "hsmd-project-id"
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
@@ -27,7 +27,7 @@ def repeatable_methods() -> list[tuple[str, str]]:
     """(service, method) of every method whose proto option says that it is safe to send again."""
     return [
         (service.full_name, method.name)
-        for service in services()
+        for service in all_services()
         for method in service.methods
         if method_options(method).repeatable
     ]
