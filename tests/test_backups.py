@@ -360,7 +360,7 @@ def test_an_old_backup_after_the_root_key_was_replaced(house: House) -> None:
     newer = backups.create(house.call(), place(house)).path
     with newer.open("rb") as file:
         assert backupfile.read_opening(file).header.root_label == "hsmd-root-2"
-    house.token.destroy_key("hsmd-root-1")
+    house.token.destroy_labelled(["hsmd-root-1"])
     with pytest.raises(BackupError, match="lacks the root key hsmd-root-1"):
         opened(house, path)
     assert blob

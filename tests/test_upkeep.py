@@ -17,8 +17,8 @@ import pytest
 from hsmd.client import ApiError
 from hsmd.pb.v1 import identity_pb2  # noqa: F401  # loaded before threads ask for it
 from tests import testimony
-from tests.credentials import domain_token
-from tests.faults import processes, rows
+from tests.credentials import domain_token, signed
+from tests.faults import rows
 from tests.stand import Stand, eventually
 from tests.test_temporary_keys import by, made
 from tests.testimony import Testimony
@@ -135,7 +135,8 @@ def test_clients_notice_nothing_of_a_rotation(house: House) -> None:
     assert users.wrong == []
     assert users.made
     assert by(stand, temporary).status == 200
-    assert by(stand, {"access": stand.dev.access_key, "secret": stand.dev.secret_key}, extra=[]).status == 200
+    own = {"access_key": stand.dev.access_key, "secret": stand.dev.secret_key}
+    assert signed(stand, "GET", "/v3/regions", **own).status == 200
 
     stand.restart_daemon()  # everything is loaded anew
     with stand.client() as client:
@@ -148,6 +149,11 @@ def test_clients_notice_nothing_of_a_rotation(house: House) -> None:
     assert {f"key/{each.key}/1" for each in told} <= set(moves)
     assert len(moves) == len(set(moves))
 
+    (old, new) = json.loads(house.crew.hsmctl(house.people[0], "--json", "root-key", "list"))["root_keys"]
+    assert (old["label"], old["state"], old["key_versions"]) == (FIRST, "old", 0)
+    assert (new["label"], new["state"], new["needed"]) == (SECOND, "current", ["it wraps what is new"])
+    assert new["key_versions"] >= len(told)
+    assert "import tokens" in house.crew.hsmctl(house.people[0], "root-key", "list")
     proposal = house.decide("destroy-root-key", FIRST, "lose_pins=true", finish=False)
     refused = house.crew.run(house.people[0], "execute", proposal, "--yes")
     assert refused.returncode == 1
@@ -170,9 +176,9 @@ def test_killed_on_the_way_it_goes_on(house: House) -> None:
                 stand.kill_everything()
                 stand.start()
                 continue
-            warden = next((pid for pid, name in processes(stand).items() if name == "warden"), 0)
-            with suppress(ProcessLookupError):
-                os.kill(warden, signal.SIGKILL)
+            for pid in stand.workers():  # and the warden
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         eventually(lambda: FIRST not in house.labels(), 120)
     assert users.wrong == []
     with stand.client() as client:
