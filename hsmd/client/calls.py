@@ -31,6 +31,7 @@ from hsmd.pb.v1 import (
     macs_pb2,
     policies_pb2,
     projects_pb2,
+    proposals_pb2,
     regions_pb2,
     rotation_pb2,
     sealing_pb2,
@@ -39,6 +40,7 @@ from hsmd.pb.v1 import (
     tags_pb2,
     temporary_keys_pb2,
     ukeys_pb2,
+    upkeep_pb2,
     users_pb2,
 )
 
@@ -63,6 +65,7 @@ _MODULES = (
     macs_pb2,
     policies_pb2,
     projects_pb2,
+    proposals_pb2,
     regions_pb2,
     rotation_pb2,
     sealing_pb2,
@@ -71,6 +74,7 @@ _MODULES = (
     tags_pb2,
     temporary_keys_pb2,
     ukeys_pb2,
+    upkeep_pb2,
     users_pb2,
 )
 # A worker is replaced and a token found again within seconds: five attempts spread over about three.
