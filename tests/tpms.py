@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.stand import free_port
 
@@ -105,10 +106,10 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 def _initialise(path: str, label: str) -> None:
     """A token in the first slot, by the calls of PKCS#11; in a process of its own, as modules load once."""
-    calls = ctypes.CDLL(path)
+    calls: Any = ctypes.CDLL(path)
     slots, count, session = (ctypes.c_ulong * 8)(), ctypes.c_ulong(8), ctypes.c_ulong()
     so_pin, pin = SO_PIN.encode(), PIN.encode()
-    steps = (
+    steps: tuple[Callable[[], int], ...] = (
         lambda: calls.C_Initialize(None),
         lambda: calls.C_GetSlotList(1, slots, ctypes.byref(count)),
         lambda: calls.C_InitToken(slots[0], so_pin, len(so_pin), label.encode().ljust(32)),
