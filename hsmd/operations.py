@@ -217,7 +217,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
                 "createBackup",
                 {"reason": _REASON},
                 _reasoned(
-                    "Make a backup of store, configuration and wrapped keys, for whoever carries this out."
+                    "Make a backup of store, configuration and wrapped keys, in the daemon's backup folder."
                 ),
             ),
             Operation(
@@ -288,13 +288,30 @@ def checked(name: str, given: Mapping[str, object]) -> Parameters:
 
 def read(name: str, document: str) -> Parameters:
     """The parameters in a JSON document. Raises OperationError."""
-    found = _object(document, LONGEST)
-    return checked(name, found)
+    return checked(name, read_object(document))
+
+
+def read_object(document: str, most: int = LONGEST) -> dict[str, object]:
+    """A JSON object, each name in it once, and no numbers but whole ones. Raises OperationError."""
+    if len(document) > most:
+        raise OperationError(f"at most {most} characters are due")
+    try:
+        found = json.loads(
+            document, object_pairs_hook=_unique, parse_float=_no_number, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError) as error:
+        raise OperationError("a JSON object is due, each name in it once") from error
+    if not isinstance(found, dict):
+        raise OperationError("a JSON object is due, each name in it once")
+    for value in found.values():
+        if isinstance(value, int) and abs(value) > _MOST_NUMBER:
+            raise OperationError("a number is too large")
+    return found
 
 
 def read_facts(document: str) -> Facts:
     """The facts in a JSON document. Raises OperationError."""
-    found = _object(document, MOST_FACTS)
+    found = read_object(document, MOST_FACTS)
     if not all(isinstance(value, str | int) for value in found.values()):
         raise OperationError("facts are text, whole numbers and bools")
     return found  # type: ignore[return-value]  # just checked
@@ -317,23 +334,6 @@ def statement_values(
         "instance": instance,
         "expires": expires,
     }
-
-
-def _object(document: str, most: int) -> dict[str, object]:
-    if len(document) > most:
-        raise OperationError(f"at most {most} characters are due")
-    try:
-        found = json.loads(
-            document, object_pairs_hook=_unique, parse_float=_no_number, parse_constant=_no_number
-        )
-    except (ValueError, RecursionError) as error:
-        raise OperationError("a JSON object is due, each name in it once") from error
-    if not isinstance(found, dict):
-        raise OperationError("a JSON object is due, each name in it once")
-    for value in found.values():
-        if isinstance(value, int) and abs(value) > _MOST_NUMBER:
-            raise OperationError("a number is too large")
-    return found
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

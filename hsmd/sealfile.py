@@ -10,6 +10,7 @@ that it doesn't know; a new member therefore means a new format, and readers kee
 
 import base64
 import binascii
+import errno
 import hashlib
 import hmac
 import json
@@ -226,7 +227,7 @@ def _keep_owner(path: Path, descriptor: int) -> None:
         return
     before = path.stat()
     if not stat.S_ISREG(before.st_mode):
-        raise OSError(f"{path} is no file")
+        raise OSError(errno.EEXIST, "something else than a file is there", str(path))
     if os.geteuid() == 0:  # a ceremony run by root: the daemon's user must go on reading it
         os.fchown(descriptor, before.st_uid, before.st_gid)
 

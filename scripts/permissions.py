@@ -67,6 +67,9 @@ def _permissions(role: builtin.Role) -> Permissions:
 def _also(method: Method) -> str:
     if method.grant:
         return f"a grant of `{method.grant}`"
+    if method.for_ukeys:
+        roles = " or ".join(sorted(method.ukey_roles)) or "any"
+        return f"UKeys: {roles}"
     return _ELSE.get(method.access, "who is concerned" if method.deferred else "")
 
 

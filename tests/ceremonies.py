@@ -2,9 +2,11 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,11 @@ class Person:
 def people(folder: Path, names: Sequence[str] = tuple(PEOPLE)) -> dict[str, Person]:
     """Each with a UKey that has a key."""
     return {name: person(folder, name, *PEOPLE[name]) for name in names}
+
+
+def pick(crew: Mapping[str, Person], names: str) -> list[Person]:
+    """These of them."""
+    return [crew[name] for name in names.split()]
 
 
 def person(folder: Path, name: str, role: str, kind: str = "ec-p256") -> Person:
@@ -217,6 +224,11 @@ class Host:
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What is in the store, read past hsmd."""
+        with closing(sqlite3.connect(self.folder / "hsmd.db")) as store:
+            return store.execute(query).fetchall()
+
     def audited(self) -> list[tuple[str, str]]:
         """Event and result of the ceremony's audit records."""
         path = self.folder / "audit" / "ceremony.jsonl"
@@ -231,4 +243,4 @@ def first_user(*words: str) -> str:
     )
 
 
-__all__ = ["LABELS", "OPENCRYPTOKI", "PEOPLE", "Host", "Person", "first_user", "people", "person"]
+__all__ = ["LABELS", "OPENCRYPTOKI", "PEOPLE", "Host", "Person", "first_user", "people", "person", "pick"]

@@ -27,7 +27,7 @@ from hsmd import backupfile, config, configtext, ukey
 from hsmd.backupfile import Administrator, BackupError, Header, Part, Reader, Writer
 from hsmd.domain import backups, crypto, keys, restores, roots
 from hsmd.domain.backups import Place
-from hsmd.errors import BACKUP_REFUSED, Error
+from hsmd.errors import BACKUP_REFUSED, UNAVAILABLE, Error
 from hsmd.store import StoreError, copies
 from tests.house import House, furnished
 from tests.stand import Stand
@@ -275,7 +275,7 @@ def seal(house: House) -> Any:
 
 def test_a_backup_is_one_state_while_others_write(house: House) -> None:
     """Each change makes a key and its version together: no backup has the one without the other."""
-    stop, made = threading.Event(), []
+    stop, made = threading.Event(), list[str]()
 
     def work(number: int) -> None:
         while not stop.is_set():
@@ -288,7 +288,7 @@ def test_a_backup_is_one_state_while_others_write(house: House) -> None:
         paths, acknowledged = [], []
         for _ in range(6):
             acknowledged.append(set(made))
-            paths.append(backups.create(house.call(), place(house)).path)
+            paths.append(backups.create(house.core, place(house)).path)
     finally:
         stop.set()
         for each in threads:
@@ -311,7 +311,7 @@ def test_a_backup_is_one_state_while_others_write(house: House) -> None:
 
 def test_any_flipped_byte_of_a_real_one_is_found(house: House) -> None:
     keys.create_key(house.call(), alias="key")
-    path = backups.create(house.call(), place(house)).path
+    path = backups.create(house.core, place(house)).path
     assert path.stat().st_mode & 0o777 == 0o600
     whole = path.read_bytes()
     assert set(opened(house, path)) == {"store", "configuration"}
@@ -327,13 +327,13 @@ def test_any_flipped_byte_of_a_real_one_is_found(house: House) -> None:
 
 def test_nothing_secret_stands_in_it(house: House) -> None:
     keys.create_key(house.call(), alias="a-name-that-is-found")
-    path = backups.create(house.call(), place(house)).path
+    path = backups.create(house.core, place(house)).path
     whole = path.read_bytes()
     assert b"a-name-that-is-found" not in whole
     assert b"SQLite" not in whole
     assert b"region = 'x'" not in whole
     assert list(path.parent.iterdir()) == [path]
-    again = backups.create(house.call(), place(house)).path
+    again = backups.create(house.core, place(house)).path
     assert again != path
     assert again.read_bytes()[2000:2100] not in whole  # another key each time
 
@@ -342,7 +342,7 @@ def test_a_row_that_is_broken_is_named(house: House) -> None:
     key = keys.create_key(house.call(), alias="key").id
     house.sql("UPDATE keys SET description = 'x' WHERE id = ?", key)
     copied = house.folder / "copy.db"
-    copied.write_bytes(opened(house, backups.create(house.call(), place(house)).path)["store"])
+    copied.write_bytes(opened(house, backups.create(house.core, place(house)).path)["store"])
     assert copies.check(copied, seal(house)).broken == [f"keys {key}"]
     damaged = bytearray(copied.read_bytes())
     damaged[4096:4200] = b"\xff" * 104
@@ -354,13 +354,13 @@ def test_a_row_that_is_broken_is_named(house: House) -> None:
 def test_an_old_backup_after_the_root_key_was_replaced(house: House) -> None:
     key = keys.create_key(house.call(), alias="key").id
     blob = crypto.encrypt_data(house.call(), key, b"data", "", b"")[1]
-    path = backups.create(house.call(), place(house)).path
+    path = backups.create(house.core, place(house)).path
     roots.rotate(house.call(), "hsmd-root-2")
     assert set(opened(house, path)) == {"store", "configuration"}  # as long as the old one is there
-    newer = backups.create(house.call(), place(house)).path
+    newer = backups.create(house.core, place(house)).path
     with newer.open("rb") as file:
         assert backupfile.read_opening(file).header.root_label == "hsmd-root-2"
-    house.token.destroy_key("hsmd-root-1")
+    house.token.destroy_labelled(["hsmd-root-1"])
     with pytest.raises(BackupError, match="lacks the root key hsmd-root-1"):
         opened(house, path)
     assert blob
@@ -377,12 +377,12 @@ def test_a_full_disk_leaves_nothing(house: House) -> None:
     try:
         for _ in range(2):
             with pytest.raises(Error) as refusal:
-                backups.create(house.call(), place(house))
+                backups.create(house.core, place(house))
             assert refusal.value.fault is BACKUP_REFUSED
             assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert backups.create(house.call(), place(house)).path.exists()
+    assert backups.create(house.core, place(house)).path.exists()
 
 
 def test_folders_that_are_none(house: House) -> None:
@@ -390,11 +390,11 @@ def test_folders_that_are_none(house: House) -> None:
     (house.folder / "link").symlink_to(house.folder / "nowhere" / "x")
     for folder in (house.folder / "file", house.folder / "file" / "below", house.folder / "link"):
         with pytest.raises(Error) as refusal:
-            backups.create(house.call(), replace(place(house), folder=folder))
+            backups.create(house.core, replace(place(house), folder=folder))
         assert refusal.value.fault is BACKUP_REFUSED
     url = "postgresql://user@nowhere/db"
     with pytest.raises(Error) as refusal:
-        backups.create(house.call(), replace(place(house), url=url))
+        backups.create(house.core, replace(place(house), url=url))
     assert "pg_dump" in str(refusal.value)
 
 
@@ -605,3 +605,31 @@ def test_a_full_disk_where_the_store_is_to_be(site: Site) -> None:
     finally:
         subprocess.run(["umount", str(site.store.parent)], check=True)
     answer(site.restore(file))
+
+
+def test_a_call_need_not_wait_for_the_end_of_a_backup(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, real, begun = threading.Event(), backups.create, []
+
+    def slow(core: Any, where: Place) -> Any:
+        begun.append(1)
+        assert go.wait(60)
+        return real(core, where)
+
+    monkeypatch.setattr(backups, "create", slow)
+    workshop = backups.Workshop(place(house))
+    for _ in range(2):
+        with pytest.raises(Error) as refusal:
+            workshop.made(house.core, "one", 0.05)
+        assert refusal.value.fault is UNAVAILABLE
+    go.set()
+    made = workshop.made(house.core, "one", 60)
+    assert begun == [1]
+    assert set(opened(house, made.path)) == {"store", "configuration"}
+    again = workshop.made(house.core, "one", 60)  # another one, since that one was told
+    assert again.path != made.path
+
+    workshop = backups.Workshop(replace(place(house), url="postgresql://user@nowhere/db"))
+    for _ in range(2):
+        with pytest.raises(Error) as refusal:
+            workshop.made(house.core, "two", 60)
+        assert refusal.value.fault is BACKUP_REFUSED

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.algorithms import KEY_SPECS
+from hsmd.algorithms import ACCESS_KEY, KEY_SPECS
 from hsmd.daemon import warden
 from hsmd.domain import (
     access_keys,
@@ -119,7 +119,10 @@ class Witness:
 
     def check(self, core: Core) -> None:
         """They are the same still, for this process."""
-        call = lambda: self.house.call(core)  # noqa: E731  # one for each operation
+
+        def call() -> Call:
+            return self.house.call(core)
+
         for blob in (self.blob, self.later):
             assert crypto.decrypt_data(call(), "", blob, "", b"aad").data == b"data"
         for spec, algorithm in SIGNERS.items():
@@ -226,7 +229,7 @@ def test_what_is_kept_nowhere_works_until_it_ends(house: House, tmp_path: Path) 
     handle = with_token_key(
         house.token,
         secret.root_label,
-        lambda root: house.token.unwrap(roots.ACCESS_KEY, secret.wrapped, root),
+        lambda root: house.token.unwrap(ACCESS_KEY, secret.wrapped, root),
     )
     assert house.token.hmac(handle, MESSAGE) == hmac.digest(secret.text.encode(), MESSAGE, "sha256")
     for pin, (plain, blob) in blobs.items():

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from hsmd import sealfile
+from hsmd.client import ApiError
+from hsmd.pb.v1 import ukeys_pb2
+from tests.quorum import decide
 from tests.seals import health
 from tests.stand import Stand, eventually
 from tests.ukeys import Crew, Holder
@@ -114,6 +117,46 @@ def test_who_holds_no_share(house: House) -> None:
     house.crew.hsmctl(house.ada, "unseal")
     house.crew.hsmctl(house.chen, "unseal")
     eventually(house.serving)
+
+
+def test_operators_that_a_quorum_lets_in_and_out(house: House, tmp_path: Path) -> None:
+    """With the change itself the seal is another one: who came opens it, who went doesn't."""
+    crew, deciders = house.crew, [house.alice, house.bob]
+    if house.status()["sealed"]:
+        crew.hsmctl(house.bruno, "unseal")
+        crew.hsmctl(house.chen, "unseal")
+        eventually(house.serving)
+    dana = crew.token("dana", "operator")
+    request = tmp_path / "dana.json"
+    crew.hsmctl(dana, "ukey", "request", "dana", "--role", "operator", "--out", str(request))
+    before = sealfile.read(house.file)
+    made = decide(crew, deciders, "enrol-ukey", **json.loads(request.read_text()))
+    dana.id = json.loads(made.result)["ukey_id"]
+    assert [each.holder.name for each in sealfile.read(house.file).shares] == ["ada", "bruno", "chen", "dana"]
+    decide(crew, deciders, "revoke-ukey", ukey_id=house.ada.id, reason="left")
+    seal = sealfile.read(house.file)
+    assert [each.holder.ukey_id for each in seal.shares] == [house.bruno.id, house.chen.id, dana.id]
+    assert (seal.threshold, len({before.id, seal.id})) == (2, 2)
+    decide(crew, deciders, "set-quorum", administrators=2, operators=3)
+    assert sealfile.read(house.file).threshold == 3
+
+    house.stand.restart_daemon()
+    gone = crew.run(house.ada, "unseal")
+    assert (gone.returncode, "no share" in gone.stderr) == (1, True)
+    for holder, said in ((dana, False), (house.bruno, False), (house.chen, True)):
+        assert json.loads(crew.hsmctl(holder, "unseal", "--json"))["unsealed"] is said
+    eventually(house.serving)
+
+    # No change without its seal.
+    aside = house.file.with_name("aside")
+    house.file.rename(aside)
+    house.file.mkdir()  # and nothing can be put in its place
+    with pytest.raises(ApiError, match="can't be made anew"):
+        decide(crew, deciders, "set-quorum", administrators=2, operators=2)
+    house.file.rmdir()
+    aside.rename(house.file)
+    with crew.client(house.alice) as client:
+        assert client.ukeys.ListUkeys(ukeys_pb2.ListUkeysRequest()).quorum.operators == 3
 
 
 def test_neither_a_share_nor_the_pin_is_told(house: House) -> None:

@@ -14,9 +14,10 @@ from hsmd.ukey import Candidate, Purpose, SoftOpener, UKeyError
 from tests.ukeys import SoftUkey
 
 RSA = rsa.generate_private_key(65537, 2048)
-KEYS = {
+P256 = ec.generate_private_key(ec.SECP256R1())
+KEYS: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {
     "rsa": RSA,
-    "p256": ec.generate_private_key(ec.SECP256R1()),
+    "p256": P256,
     "p384": ec.generate_private_key(ec.SECP384R1()),
 }
 CONTEXT = {"for": "a share", "number": 3}
@@ -97,8 +98,8 @@ def _der(key: object) -> bytes:
         _der(ec.generate_private_key(ec.SECP521R1()).public_key()),
         _der(ed25519.Ed25519PrivateKey.generate().public_key()),
         _der(dsa.generate_private_key(2048).public_key()),
-        _der(KEYS["p256"].public_key()) + b"\0",
-        KEYS["p256"].private_bytes(
+        _der(P256.public_key()) + b"\0",
+        P256.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     ],
@@ -110,7 +111,7 @@ def test_what_no_ukey_may_have_is_no_public_key(der: bytes) -> None:
 
 def test_a_key_has_one_spelling() -> None:
     """A compressed point is the same key under another fingerprint."""
-    public = KEYS["p256"].public_key()
+    public = P256.public_key()
     whole = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     small = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
     head = _der(public)[: -len(whole)]
@@ -190,7 +191,7 @@ def test_a_box_is_made_for_its_kind_of_key_only() -> None:
 
 def test_a_box_is_what_the_module_says_it_is() -> None:
     """Opened by hand, from its description."""
-    private = KEYS["p256"]
+    private = P256
     public = ukey.encoded(private.public_key())
     tree = json.loads(ukey.make_box(public, "ecdh", b"by hand", CONTEXT))
     point = base64.b64decode(tree["wrapped"])

@@ -1,4 +1,4 @@
-"""The registry of UKeys and their sessions, on a store of each kind: rules, time, a store that was changed."""
+"""The registry of UKeys and their sessions, on a store of each kind: rules, time, a changed store."""
 
 import os
 import threading

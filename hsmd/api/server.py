@@ -37,6 +37,7 @@ from hsmd.api import (
     pins,
     policies,
     projects,
+    proposals,
     regions,
     rotation,
     sealing,
@@ -45,6 +46,7 @@ from hsmd.api import (
     tags,
     temporary_keys,
     ukeys,
+    upkeep,
     users,
 )
 from hsmd.api.methods import Method, methods_of
@@ -96,7 +98,7 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 # Served at the administrators' door, where health is all that stands beside them.
-_ADMIN_MODULES = (ukeys, sealing)
+_ADMIN_MODULES = (ukeys, sealing, proposals, upkeep)
 
 
 def all_methods(

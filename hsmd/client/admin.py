@@ -70,6 +70,7 @@ class AdminClient:
         self._lock = threading.Lock()
         self._open = UkeysStub(Calls(self._channel, deadline=deadline, project_id=""))
         self.ukey: pb.Ukey | None = None  # who we are, once we have logged in
+        self.instance = ""  # of the daemon that has let us in
         self.ukeys = self.stub(UkeysStub)
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class AdminClient:
         signature = self._signed().sign(login_statement(asked))
         request = pb.LoginRequest(challenge=asked.challenge, signature=signature)
         found: pb.LoginResponse = self._open.Login(request)
-        self.ukey = found.ukey
+        self.ukey, self.instance = found.ukey, asked.instance
         return found
 
     def _signed(self) -> Signer:

@@ -21,7 +21,7 @@ from hsmd.config import ConfigError, Settings
 from hsmd.daemon.wiring import Pin, now_millis, open_audit, open_core, open_token
 from hsmd.domain import backups, restores, ukeys
 from hsmd.domain.backups import CONFIGURATION, FILE, STORE, Made, Place
-from hsmd.domain.core import SEALING_KEY_LABEL, Call
+from hsmd.domain.core import SEALING_KEY_LABEL
 from hsmd.domain.restores import Statement
 from hsmd.errors import Error
 from hsmd.hsm import BadData, Token
@@ -77,7 +77,7 @@ def create(settings: Settings, pin: Pin) -> Made:
                 )
         audit = open_audit(settings, "backup")
         try:
-            made = backups.create(Call(core, Caller("system", source="local"), lambda: None), place(settings))
+            made = backups.create(core, place(settings))
             audit.append(_record("createBackup", made.digest, made.path.name), timeout=_AUDIT_SECONDS)
         finally:
             audit.close()

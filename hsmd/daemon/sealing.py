@@ -99,6 +99,7 @@ class SealedSupervisor(Supervisor):
         elif question.kind == seal_line.RENEW:
             self._seal_id = question.seal_id
             self._line.answer(question, seal_line.DONE)
+            self.refresh()  # what runs knows the PIN of before, and would offer it if it had to log in again
         else:
             self._failure = Failure()
             self._close()

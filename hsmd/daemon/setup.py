@@ -166,6 +166,7 @@ def first_identity(
     roles: Sequence[str],
     certificate_names: Sequence[str],
 ) -> Initialised:
+    """The first domain, project and user, in a transaction of the caller's."""
     # Who made the first domain runs the daemon; who made another is a tenant and only administers that.
     first = not rows.has_domains(tx)
     domain_id, project_id, user_id = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex

@@ -79,6 +79,8 @@ class Supervisor:
         self._next: list[Child] | None = None  # they start when all that serve now are gone
         self._deadline = 0.0  # of those
         self._beside: tuple[Child, Callable[[int], None]] | None = None
+        self._stale: list[Child] = []  # to be ended and started again, one by one
+        self._ending: Child | None = None  # the one that was told to
 
     def run(self) -> int:
         """Start, watch, stop; the exit code."""
@@ -125,6 +127,10 @@ class Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
 
+    def refresh(self) -> None:
+        """End each process and start it again, one after the other, while the others serve."""
+        self._stale = list(self._children)
+
     def beside(self, name: str, body: Body, done: Callable[[int], None]) -> None:
         """Run one process beside the others, once; `done` is told its exit code, as `run_once` has it."""
         self._beside = Child(name, body, _fork(body, None)), done
@@ -137,6 +143,7 @@ class Supervisor:
             if any(child.pid for child in self._children):
                 return
             self._children, self._next, self._announced = self._next, None, False
+            self._stale, self._ending = [], None
         now = time.monotonic()
         for child in self._children:
             if child.pid == 0 and child.due <= now:
@@ -160,6 +167,10 @@ class Supervisor:
             dues = [self._deadline - now]
         for key, _ in self._selector.select(max(min(dues), 0) if dues else None):
             key.data()
+        if self._stale and self._ending is None and self._next is None and self._all_ready():
+            self._ending = self._stale.pop(0)
+            log.info("%s is started again", self._ending.name)
+            os.kill(self._ending.pid, signal.SIGTERM)
         if not self._announced and self._next is None and all(child.ready for child in self._children):
             self._announced = True
             self.started()
@@ -175,6 +186,9 @@ class Supervisor:
                 child.pid = 0
                 continue
             code = os.waitstatus_to_exitcode(status)
+            if child is self._ending:
+                self._ending, child.pid, child.ready, child.due = None, 0, False, 0.0
+                continue
             log.error("%s ended unexpectedly (%s)", child.name, code)
             if code == EX_PIN or (code == EX_CONFIG and not self._announced):
                 child.pid = 0
@@ -188,6 +202,9 @@ class Supervisor:
         if self._next is not None and time.monotonic() >= self._deadline:
             self._kill(self._children)
         return 0
+
+    def _all_ready(self) -> bool:
+        return all(child.pid and child.ready for child in self._children)
 
     def _reap_beside(self) -> None:
         if self._beside is None:

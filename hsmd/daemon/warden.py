@@ -26,6 +26,7 @@ from hsmd.config import Settings
 from hsmd.daemon import keystores, restoring, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
+from hsmd.domain.backups import Workshop
 from hsmd.domain.core import Call, Core
 from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
@@ -54,7 +55,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
     pool = _pool(settings)
     core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, pause=_PEER_PAUSE)
     core.keystores = keystores.backings(settings, pin)
-    core.backups = restoring.place(settings)
+    core.backups = Workshop(restoring.place(settings))
     core.seal = seal
     core.audit_directory = settings.audit.directory
     audit = wiring.open_audit(settings, "warden")

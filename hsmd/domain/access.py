@@ -172,12 +172,31 @@ def key(call: Call, reference: str) -> Key:
 
 
 def key_for_change(call: Call, tx: Tx, reference: str) -> Key:
-    """The same inside a change: read in its transaction, so that nobody else changes it meanwhile."""
+    """The same inside a change: read in its transaction, so that nobody else changes it meanwhile.
+
+    Raises Error(KEY_STATE_REFUSED) for a frozen key, which stays as it is.
+    """
     alias = alias_of(call, reference)
     if alias is None:
-        return _own(call, keys.get_key(tx, reference), reference, tx)
+        return thawed(_own(call, keys.get_key(tx, reference), reference, tx))
     row = aliases.resolve(tx, call.caller.project_id, alias)
-    return _own(call, row, row.id if row else "", tx)
+    return thawed(_own(call, row, row.id if row else "", tx))
+
+
+def thawed(key: Key) -> Key:
+    """The key itself, unless it is frozen: Error(KEY_STATE_REFUSED)."""
+    if key.state == FROZEN:
+        raise Error(KEY_STATE_REFUSED, key=key.id, state=_STATE_NAMES[FROZEN])
+    return key
+
+
+def key_of_quorum(call: Call, tx: Tx, key_id: str) -> Key:
+    """A living key of whichever project, for what UKeys decide about it. Raises Error(KEY_NOT_FOUND)."""
+    row = keys.get_key(tx, key_id)
+    if call.caller.kind != "ukey" or row is None or not _lives(call, row):
+        raise Error(KEY_NOT_FOUND)
+    call.resource = row.id
+    return row
 
 
 def key_of_grant(call: Call, tx: Tx, reference: str, grant: Grant | None, entitled: Entitled) -> Key:

@@ -77,7 +77,7 @@ def associate(call: Call, alias: str, target: str) -> Alias:
         if key.id == row.key_id:
             return row
         if present is not None:
-            access.admit(call, present, tx)  # it loses a name
+            access.thawed(access.admit(call, present, tx))  # it loses a name
         _check_namable(tx, key)
         if present is None or (key.spec, key.usage) != (present.spec, present.usage):
             reason = "a key of the same key_spec and key_usage is due"

@@ -11,7 +11,9 @@ import fcntl
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +24,8 @@ from hsmd import __version__, backupfile
 from hsmd.algorithms import AES_256
 from hsmd.backupfile import Administrator, BackupError, Header, Opening, Part, Reader, Writer
 from hsmd.domain import ukeys
-from hsmd.domain.core import SEALING_KEY_LABEL, Call, Core
-from hsmd.errors import BACKUP_REFUSED, Error
+from hsmd.domain.core import SEALING_KEY_LABEL, Core
+from hsmd.errors import BACKUP_REFUSED, UNAVAILABLE, Error
 from hsmd.hsm import BadData, Handle, Token
 from hsmd.keyring import with_token_key
 from hsmd.store import StoreError, Tx, copies, roots
@@ -58,12 +60,54 @@ class Made:
     header: Header
 
 
-def create(call: Call, place: Place) -> Made:
+class Workshop:
+    """Makes backups for calls that may not wait for as long as that takes."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._lock = threading.Lock()
+        self._under_way: dict[str, Future[Made]] = {}
+
+    def made(self, core: Core, name: str, seconds: float) -> Made:
+        """The backup of that name, begun now or by an earlier call.
+
+        Raises Error(UNAVAILABLE) when it is not done in time: it goes on, and the same call finds it later.
+        Raises what `create` does; the same call then begins anew.
+        """
+        with self._lock:
+            found = self._under_way.get(name)
+            if found is None:
+                found = self._under_way[name] = Future()
+                threading.Thread(target=self._make, args=(core, found), name="backup", daemon=True).start()
+        try:
+            made = found.result(timeout=seconds)
+        except TimeoutError as error:
+            reason = "the backup is still being made: carry the same out once more to see its end"
+            raise Error(UNAVAILABLE, reason=reason) from error
+        except BaseException:
+            self._forget(name, found)
+            raise
+        self._forget(name, found)
+        return made
+
+    def _make(self, core: Core, future: "Future[Made]") -> None:
+        try:
+            future.set_result(create(core, self.place))
+        except BaseException as error:  # told to whoever waits
+            future.set_exception(error)
+
+    def _forget(self, name: str, future: "Future[Made]") -> None:
+        with self._lock:
+            if self._under_way.get(name) is future:
+                del self._under_way[name]
+
+
+def create(core: Core, place: Place) -> Made:
     """Make a backup of what stands now. Raises Error(BACKUP_REFUSED); then nothing is left behind."""
-    core = call.core
+    core.refresh()
     try:
         with _alone(place.folder):
-            made = _create(core, place)
+            return _create(core, place)
     except StoreError as error:
         raise Error(BACKUP_REFUSED, reason=str(error)) from error
     except OSError as error:
@@ -73,8 +117,6 @@ def create(call: Call, place: Place) -> Made:
             else f"it can't be written: {error.strerror}"
         )
         raise Error(BACKUP_REFUSED, reason=reason) from error
-    call.resource = f"backup/{made.digest}"
-    return made
 
 
 def check(token: Token, opening: Opening) -> None:

@@ -23,7 +23,7 @@ from hsmd.store.feed import Change
 from hsmd.store.roots import RootKey
 
 if TYPE_CHECKING:
-    from hsmd.domain.backups import Place
+    from hsmd.domain.backups import Workshop
     from hsmd.domain.facts import CallFacts
     from hsmd.domain.identity import Identity  # which needs what stands here
     from hsmd.domain.sealing import Keeper, Unsealing
@@ -207,7 +207,7 @@ class Core:
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
-    backups: "Place | None" = None  # of the warden
+    backups: "Workshop | None" = None  # of the warden
     pin_source: str = ""
     audit_directory: Path | None = None  # of the warden, where the log can be exported
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM

@@ -138,11 +138,13 @@ def due(call: Call) -> list[str]:
 
 
 def expire(call: Call, key_id: str) -> bool:
-    """Destroy a key's expired material. False when it has not expired (any more)."""
+    """Destroy a key's expired material. False when it has not expired (any more), or is frozen."""
     # Not `call.change`: what another node did meanwhile is no change, and leaves no record.
     with call.core.store.write() as tx:
         key = key_rows.get_key(tx, key_id)
-        if key is None or key.state == key_rows.DESTROYED or not access.has_expired(call, key):
+        if key is None or key.state in (key_rows.DESTROYED, access.FROZEN):
+            return False
+        if not access.has_expired(call, key):
             return False
         _give_up(call, tx, key)
         call.resource = key.id

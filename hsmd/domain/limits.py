@@ -12,8 +12,10 @@ from types import MappingProxyType
 from hsmd.config import Limits
 from hsmd.domain.core import Call, Core, of_none
 from hsmd.domain.sources import LOCAL
+from hsmd.domain.steps import Decided, Outcome, Steps
 from hsmd.domain.throttle import network
-from hsmd.errors import PARAMETER_INVALID, RATE_EXCEEDED, Error
+from hsmd.errors import LIMIT_NEEDS_QUORUM, PARAMETER_INVALID, RATE_EXCEEDED, Error
+from hsmd.operations import Facts, Parameters
 from hsmd.store import Tx, identity
 from hsmd.store import limits as rows
 from hsmd.store.limits import ProjectLimit
@@ -28,16 +30,32 @@ class Kind:
     unit: str
     configured: Callable[[Limits], int]
     most: int
+    alone: Callable[[Limits], int]  # the most that an operator sets without a quorum; 0: any number
+    unbounded: bool = True  # whether 0 is any number
 
 
 KEYS, REQUESTS, CALLS = "keys", "requests", "calls"
 KINDS = MappingProxyType(
     {
-        KEYS: Kind("keys, default keys not counted", lambda limits: limits.keys_per_project, 1_000_000_000),
-        REQUESTS: Kind(
-            "requests a second, 0: any number", lambda limits: limits.requests_per_project, 1_000_000
+        KEYS: Kind(
+            "keys, default keys not counted",
+            lambda limits: limits.keys_per_project,
+            1_000_000_000,
+            lambda limits: limits.keys_without_quorum,
+            unbounded=False,
         ),
-        CALLS: Kind("calls at once a worker, 0: any number", lambda limits: limits.calls_per_project, 1024),
+        REQUESTS: Kind(
+            "requests a second, 0: any number",
+            lambda limits: limits.requests_per_project,
+            1_000_000,
+            lambda limits: limits.requests_without_quorum,
+        ),
+        CALLS: Kind(
+            "calls at once a worker, 0: any number",
+            lambda limits: limits.calls_per_project,
+            1024,
+            lambda limits: limits.calls_without_quorum,
+        ),
     }
 )
 
@@ -115,10 +133,14 @@ def list_limits(call: Call, project_id: str) -> list[Limit]:
 
 
 def set_limit(call: Call, project_id: str, name: str, value: int) -> Limit:
-    """Give a project its own value. In force for the next call, on every worker."""
-    kind = _kind(name)
-    if not 0 <= value <= kind.most:
-        raise Error(PARAMETER_INVALID, name="value", reason=f"0 to {kind.most} is due")
+    """Give a project its own value. In force for the next call, on every worker.
+
+    Raises Error(LIMIT_NEEDS_QUORUM) above what the configuration leaves to operators.
+    """
+    kind = _checked(name, value)
+    bound = kind.alone(call.core.limits)
+    if bound and (value > bound or (value == 0 and kind.unbounded)):
+        raise Error(LIMIT_NEEDS_QUORUM, name=name, bound=bound)
     with call.change() as tx:
         _check_project(tx, project_id)
         rows.put_limit(tx, ProjectLimit(project_id, name, value))
@@ -132,6 +154,39 @@ def reset_limit(call: Call, project_id: str, name: str) -> Limit:
         _check_project(tx, project_id)
         rows.delete_limit(tx, project_id, name)
     return _limit(call, name, {})
+
+
+# By a quorum of UKeys, above what operators may set alone
+
+
+def _raise_admitted(_call: Call, parameters: Parameters) -> None:
+    _checked(str(parameters["name"]), int(parameters["value"]))
+
+
+def _raise_state(call: Call, tx: Tx, parameters: Parameters) -> Facts:
+    project_id, name = str(parameters["project_id"]), str(parameters["name"])
+    project = identity.get_project(tx, project_id)
+    if project is None:
+        raise Error(PARAMETER_INVALID, name="project_id", reason="there is no such project")
+    now = _limit(call, name, _own(tx, project_id))
+    return {"project": project.name, "domain_id": project.domain_id, f"{name} now": now.value}
+
+
+def _raise(_call: Call, tx: Tx, decided: Decided) -> Outcome:
+    project_id, name = str(decided.parameters["project_id"]), str(decided.parameters["name"])
+    rows.put_limit(tx, ProjectLimit(project_id, name, int(decided.parameters["value"])))
+    project = identity.get_project(tx, project_id)
+    return Outcome(project_id, project.domain_id if project else "", project_id)
+
+
+RAISING = Steps(_raise_state, _raise, admit=_raise_admitted)
+
+
+def _checked(name: str, value: int) -> Kind:
+    kind = _kind(name)
+    if not 0 <= value <= kind.most:
+        raise Error(PARAMETER_INVALID, name="value", reason=f"0 to {kind.most} is due")
+    return kind
 
 
 def _take(core: Core, name: str, rate: int, who: str) -> None:

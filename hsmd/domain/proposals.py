@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from hsmd import operations
 from hsmd import ukey as keys
-from hsmd.domain import ukeys
+from hsmd.domain import enrolments, exports, freezing, hsm_care, limits, ukeys, upkeep
 from hsmd.domain.core import Call
 from hsmd.domain.steps import Decided, Steps
 from hsmd.domain.ukeys import Registry
@@ -41,7 +41,23 @@ _ID_BYTES = 16
 _SERVER_FAULT = 500
 
 # Each subject's own, by the operations' names (hsmd/operations.py).
-OPERATIONS: Mapping[str, Steps] = MappingProxyType({})
+OPERATIONS: Mapping[str, Steps] = MappingProxyType(
+    {
+        "enrol-ukey": enrolments.ENROLLING,
+        "revoke-ukey": enrolments.REVOKING,
+        "set-quorum": enrolments.SETTING_QUORUM,
+        "freeze-key": freezing.FREEZING,
+        "unfreeze-key": freezing.UNFREEZING,
+        "delete-key-now": freezing.DELETING,
+        exports.NAME: exports.EXPORTING,
+        "raise-limit": limits.RAISING,
+        "rotate-root-key": upkeep.ROTATE,
+        "destroy-root-key": upkeep.DESTROY,
+        "create-backup": upkeep.BACK_UP,
+        "change-pin": hsm_care.CHANGE_PIN,
+        "destroy-hsm": hsm_care.DESTROY,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,8 @@ def list_proposals(call: Call, *, ended: bool, limit: int, offset: int) -> list[
     """
     if not 1 <= limit <= LONGEST_PAGE:
         raise Error(PARAMETER_INVALID, name="limit", reason=f"1 to {LONGEST_PAGE} is due")
+    if offset < 0:
+        raise Error(PARAMETER_INVALID, name="offset", reason="a number from 0 is due")
     ours, now = ukeys.instance(call.core), call.core.clock()
     with call.read() as tx:
         view = _view(tx, ours)

@@ -60,7 +60,7 @@ def read_statement(text: bytes) -> Statement:
     """A statement from its file. Raises BackupError."""
     tree = _tree(text)
     try:
-        found = Statement(**tree)
+        found = Statement(**tree)  # type: ignore[arg-type]  # the next line finds out
         found.signed, found.words  # noqa: B018  # that they can be made
     except (TypeError, ValueError, OverflowError) as error:
         raise BackupError("the statement can't be read") from error

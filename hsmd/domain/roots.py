@@ -44,10 +44,11 @@ _PROVE = b"hsmd moved key"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A root key, and how many rows need it, by kind."""
+    """A root key, how many rows it wraps, by kind, and why it can't be destroyed yet, in words."""
 
     root: RootKey
     rows: dict[str, int]
+    needed: list[str]
 
 
 def progress(call: Call) -> list[Progress]:
@@ -55,7 +56,11 @@ def progress(call: Call) -> list[Progress]:
     with call.read() as tx:
         counts = rewraps.counts(tx)
         return [
-            Progress(each, {kind: found[each.label] for kind, found in counts.items() if found[each.label]})
+            Progress(
+                each,
+                {kind: found[each.label] for kind, found in counts.items() if found[each.label]},
+                _needs(call, tx, each, lose_pins=False),
+            )
             for each in roots.root_keys(tx)
         ]
 
@@ -260,7 +265,7 @@ def _has_ended(call: Call, root: RootKey) -> bool:
 
 def _end(call: Call, root: RootKey) -> bool:
     """Destroy it. False when another node has."""
-    call.core.token.destroy_key(root.label)
+    call.core.token.destroy_labelled([root.label])
     with call.core.store.write() as tx:
         root = _known(roots.root_keys(tx), root.label)
         if root.state != ENDING:

@@ -7,6 +7,7 @@ file or doesn't.
 
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -237,10 +238,11 @@ class Keeper:
     def prepare(self, tx: Tx, pin: str, now: int) -> None:
         """The HSM's PIN is about to be changed: from now on unsealing tries the old one, then this one.
 
+        That stays so until `settle` or `abandon`, or until a later process was let in with the old one.
         Raises Error(SEAL_REFUSED).
         """
         with self._lock:
-            self._ahead = time.monotonic() + _AHEAD_SECONDS
+            self._ahead = math.inf
             self._write(self._pins | {sealfile.HSM + sealfile.NEXT: pin}, tx, now)
 
     def settle(self, tx: Tx, name: str, pin: str, now: int) -> None:
@@ -252,10 +254,20 @@ class Keeper:
         with self._lock:
             pins = self._pins | {name: pin}
             made = self._write(pins, tx, now)
-            self._pins = pins
+            self._pins, self._ahead = pins, 0.0
         outcome = self._announce(made.id, json.dumps(pins).encode())
         if outcome is not Outcome.DONE:
             raise Error(UNSEAL_FAILED, reason=outcome.value)
+
+    def abandon(self) -> None:
+        """It is certain that the PIN was not changed: the seal may forget the one that was to come."""
+        with self._lock:
+            self._ahead = 0.0
+
+    @property
+    def pin(self) -> str:
+        """The HSM's user PIN, for who changes it."""
+        return self._pins[sealfile.HSM]
 
     def keep(self, core: Core) -> bool:
         """Seal anew if the file and the registry differ, or the file is gone; whether that was so.

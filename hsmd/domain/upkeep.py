@@ -1,6 +1,6 @@
 """Root keys and backups, as a quorum decides about them."""
 
-from hsmd.domain import backups, roots
+from hsmd.domain import roots
 from hsmd.domain.core import Call
 from hsmd.domain.steps import Decided, Outcome, Steps, no_run
 from hsmd.errors import BACKUP_REFUSED, ROOT_KEY_REFUSED, Error
@@ -8,6 +8,8 @@ from hsmd.operations import Facts, Parameters
 from hsmd.store import Tx
 from hsmd.store import roots as rows
 from hsmd.store.roots import CURRENT, DESTROYED, OLD
+
+_PATIENCE, _MARGIN = 15.0, 2.0  # seconds that a call waits for its backup, and that it keeps for its end
 
 
 def _before_rotation(_call: Call, tx: Tx, parameters: Parameters) -> Facts:
@@ -41,13 +43,14 @@ def _end(call: Call, tx: Tx, decided: Decided) -> Outcome:
 def _before_backup(call: Call, _tx: Tx, _parameters: Parameters) -> Facts:
     if call.core.backups is None:
         raise Error(BACKUP_REFUSED, reason="this process makes none")
-    return {"folder": str(call.core.backups.folder)}
+    return {"folder": str(call.core.backups.place.folder)}
 
 
-def _back_up(call: Call, _decided: Decided) -> Outcome:
+def _back_up(call: Call, decided: Decided) -> Outcome:
     if call.core.backups is None:
         raise Error(BACKUP_REFUSED, reason="this process makes none")
-    made = backups.create(call, call.core.backups)
+    seconds = min(call.core.token.left - _MARGIN, _PATIENCE)
+    made = call.core.backups.made(call.core, decided.proposal_id, max(seconds, 0.0))
     with call.change():  # nothing changes: its record
         call.resource = f"backup/{made.digest}"
     return Outcome(call.resource, result={"file": str(made.path), "digest": made.digest, "size": made.size})

@@ -230,6 +230,26 @@ class PassageWork(KeptWork):
                     raise TokenRefused(f"the token refuses to change the PIN: {name_of(error)}") from error
                 raise
 
+    def longest_pin(self) -> int:
+        """How many bytes a user PIN may have."""
+        with self._desk().call() as desk:
+            longest: int = desk.connection.module.token_info(desk.connection.token.slot).longest_pin
+            return longest
+
+    def empty(self) -> int:
+        """Destroy all that persists in the token, for good; how many objects."""
+        count = 0
+        with self._writing() as (desk, session):
+            connection = desk.connection
+            for known in connection.labelled.values():
+                connection.handles.withdraw(known)
+            connection.labelled.clear()
+            connection.seen.clear()
+            for each in connection.module.find(session, templates.PERSISTING, _MOST_OBJECTS):
+                connection.module.destroy(session, each)
+                count += 1
+        return count
+
     @contextmanager
     def _writing(self, *, blob: bool = False) -> Iterator[tuple[Desk, Session]]:
         """A session that may change what persists, while no other process does."""

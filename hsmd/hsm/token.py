@@ -181,27 +181,6 @@ class Token(PassageWork):
         with self._desk().call() as desk:
             return sorted(label for _, label in persisting(desk.session))
 
-    def destroy_key(self, label: str) -> int:
-        """Destroy the secret keys of that label in the token, for good; how many. None is well.
-
-        Other processes that have used one find out when they use it again.
-        """
-        settings = self._link.settings
-        with locked(settings.lock_file, settings.deadline), self._desk().call() as desk:
-            connection = desk.connection
-            known = connection.labelled.pop(label, None)
-            if known is not None:
-                connection.handles.withdraw(known)
-            connection.seen.discard(label)
-            session = connection.open_session(write=True)
-            try:
-                found = persisting(session, label)
-                for key, _ in found:
-                    connection.module.destroy(session, key)
-            finally:
-                session.close()
-            return len(found)
-
     def check_value(self, handle: Handle) -> str:
         """The check value of a root key, 16 hex digits; the same on every token that has this key.
 

@@ -65,7 +65,7 @@ class UKeyToken:
     """A UKey, logged in; made by `open_ukey`. It does what `ukey.Opener` asks for, and signs."""
 
     def __init__(self, module: Module, session: Session, token: Token, found: _Found) -> None:
-        self._module, self._session, self._found = module, session, found
+        self._module, self._token, self._found = module, token, found
         self.serial = _printable(token.serial)
         self.token_label = token.label
         self.label = found.label
@@ -76,20 +76,22 @@ class UKeyToken:
     def sign(self, signed: bytes) -> bytes:
         """A signature of a statement, as `ukey.verify` takes it. Raises UKeyError."""
         name, digest = ukey.digest(self.public_key, signed)
-        with _told("sign"):
+        with _told("sign"), self._at_work() as session:
+            key: Any = BoundKey(session, self._found.handle)
             if isinstance(ukey.public_key(self.public_key), rsa.RSAPublicKey):
                 data = schemes.DIGEST_INFO[name] + digest
-                made: bytes = self._key().sign(data, mechanism=Mechanism.RSA_PKCS)
+                made: bytes = key.sign(data, mechanism=Mechanism.RSA_PKCS)
                 return made
-            made = self._key().sign(digest, mechanism=Mechanism.ECDSA)
+            made = key.sign(digest, mechanism=Mechanism.ECDSA)
         half = len(made) // 2
         return encode_dss_signature(int.from_bytes(made[:half], "big"), int.from_bytes(made[half:], "big"))
 
     def decrypt(self, wrapped: bytes, digest: str) -> bytes:
         """RSAES-OAEP with "sha256" or "sha1". Raises UKeyError."""
         mechanism, mgf = _OAEP[digest]
-        with _told("open the box"):
-            opened: bytes = self._key().decrypt(
+        with _told("open the box"), self._at_work() as session:
+            key: Any = BoundKey(session, self._found.handle)
+            opened: bytes = key.decrypt(
                 wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=(mechanism, mgf, None)
             )
             return opened
@@ -97,12 +99,12 @@ class UKeyToken:
     def agree(self, point: bytes) -> bytes:
         """ECDH with an uncompressed point of its curve. Raises UKeyError."""
         size = len(point) // 2
-        with _told("open the box"):
-            made = self._module.derive(self._session, self._found.handle, point, templates.agreed(size))
+        with _told("open the box"), self._at_work() as session:
+            made = self._module.derive(session, self._found.handle, point, templates.agreed(size))
             try:
-                return self._module.read(self._session, made, Attribute.VALUE, size)
+                return self._module.read(session, made, Attribute.VALUE, size)
             finally:
-                self._module.destroy(self._session, made)
+                self._module.destroy(session, made)
 
     def opens(self) -> str:
         """The kind of boxes that this token opens, tried with one of each; "" for none."""
@@ -114,8 +116,15 @@ class UKeyToken:
                     return kind
         return ""
 
-    def _key(self) -> Any:
-        return BoundKey(self._session, self._found.handle)
+    @contextmanager
+    def _at_work(self) -> Iterator[Session]:
+        """A session for one operation: one that failed may stay begun in its session (tpm2-pkcs11)."""
+        session = self._token.open()
+        try:
+            yield session
+        finally:
+            with suppress(PKCS11Error):
+                session.close()
 
 
 @contextmanager

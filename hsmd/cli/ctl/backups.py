@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _config = click.option("--config", required=True, type=_FILE, help="The daemon's configuration.")
+_answers = click.option(
+    "--answers", type=_FILE, help="Of a ceremony: where operators' UKeys are, for a sealed PIN."
+)
 _pin_file = click.option(
     "--pin-file", type=_FILE, help="Holds the HSM's PIN; else the configuration says which."
 )
@@ -37,8 +40,9 @@ def backups() -> None:
 @backups.command("create", epilog=example("hsmctl backup create --config /etc/hsmd/hsmd.toml"))
 @_config
 @_pin_file
+@_answers
 @pass_context
-def create(context: Context, config: Path, pin_file: Path | None) -> None:
+def create(context: Context, config: Path, pin_file: Path | None, answers: Path | None) -> None:
     """Make a backup in [backup] directory, while the daemon serves, and print its name.
 
     Where administrators decide together this is refused: `hsmctl propose create-backup` is due.
@@ -46,7 +50,7 @@ def create(context: Context, config: Path, pin_file: Path | None) -> None:
     from hsmd.daemon import restoring
 
     settings = _settings(config)
-    made = restoring.create(settings, _pin(settings, pin_file))
+    made = restoring.create(settings, _pin(settings, pin_file, answers))
     found = {"file": str(made.path), "digest": made.digest, "size": made.size}
     if context.json:
         output.print_json(found)
@@ -75,14 +79,15 @@ def show(context: Context, file: Path) -> None:
 @click.argument("file", type=_FILE)
 @_config
 @_pin_file
+@_answers
 @pass_context
-def verify(context: Context, file: Path, config: Path, pin_file: Path | None) -> int:
+def verify(context: Context, file: Path, config: Path, pin_file: Path | None, answers: Path | None) -> int:
     """Decrypt all of a backup, check every row's seal, unwrap every key in the HSM. Nothing is changed."""
     from hsmd.cli.ctl.outcome import Exit
     from hsmd.daemon import restoring
 
     settings = _settings(config)
-    looked = restoring.verify(settings, _pin(settings, pin_file), file, _told(context))
+    looked = restoring.verify(settings, _pin(settings, pin_file, answers), file, _told(context))
     _show(context, looked, "The backup is whole.")
     return Exit.REFUSED if looked.trouble else Exit.OK
 
@@ -132,6 +137,7 @@ def approve(context: Context, statement_file: Path, *, yes: bool) -> None:
 @click.argument("file", type=_FILE)
 @_config
 @_pin_file
+@_answers
 @click.option("--statement", "statement_file", type=_FILE, help="What was approved.")
 @click.option(
     "--approval", "approvals", type=_FILE, multiple=True, help="An administrator's; as often as due."
@@ -146,6 +152,7 @@ def restore(
     file: Path,
     config: Path,
     pin_file: Path | None,
+    answers: Path | None,
     statement_file: Path | None,
     approvals: tuple[Path, ...],
     files: Path | None,
@@ -163,7 +170,7 @@ def restore(
     wanted = restores.read_statement(statement_file.read_bytes()) if statement_file else None
     looked = restoring.restore(
         settings,
-        _pin(settings, pin_file),
+        _pin(settings, pin_file, answers),
         file,
         wanted=wanted,
         approvals=[each.read_bytes() for each in approvals],
@@ -181,8 +188,8 @@ def _settings(config: Path) -> Settings:
     return load(config)
 
 
-def _pin(settings: Settings, pin_file: Path | None) -> Pin:
-    """The HSM's PIN: from the option, else as the daemon gets it, else typed unseen."""
+def _pin(settings: Settings, pin_file: Path | None, answers: Path | None) -> Pin:
+    """The HSM's PIN: from the option; opened by operators' UKeys; as the daemon gets it; or typed unseen."""
     from dataclasses import replace
 
     from hsmd.config import ConfigError
@@ -190,6 +197,11 @@ def _pin(settings: Settings, pin_file: Path | None) -> Pin:
 
     if pin_file is not None:
         return wiring.read_pin(replace(settings.hsm, pin_file=pin_file))
+    if settings.seal.file is not None:
+        from hsmd.cli.ctl import ceremony
+        from hsmd.daemon.ceremony import bench
+
+        return wiring.Pin(bench.open_pin(settings, ceremony.party_of(answers)), "sealed")
     try:
         return wiring.read_pin(settings.hsm)
     except ConfigError:

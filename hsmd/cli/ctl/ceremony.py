@@ -228,6 +228,11 @@ def _answers(path: Path | None) -> Answers:
     return answers.Answers() if path is None else answers.read(path)
 
 
+def party_of(answers: Path | None) -> Party:
+    """The people who are there, for other commands that need their UKeys on this host."""
+    return _party(_answers(answers), answers)
+
+
 def _party(given: Answers, path: Path | None) -> Party:
     from hsmd.daemon.ceremony.party import Party
 
