@@ -683,7 +683,6 @@ def test_peers_in_the_configuration(tmp_path: Path) -> None:
                 "IP:1.2.3.4",
                 " CN:b",
                 "CN:b ",
-                "CN:b\u200b",
                 "CN=b",
             )
         ],
