@@ -23,6 +23,7 @@ _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
 _WAITING_ADMINISTRATORS = 64
+_CERTIFICATE = re.compile(r"(CN|URI|DNS|EMAIL|SUBJECT):\S(.*\S)?")
 _MOST_PEERS = 8  # each takes its share of what a key may encrypt
 
 
@@ -316,6 +317,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     built: Settings = _build(Settings, tree, "")
     if not _REGION.fullmatch(built.region):  # it stands in alias URNs, between colons
         raise ConfigError(f"region: letters, digits, - and _ are due, not {built.region!r}")
+    _check_names("grpc.gateways", built.grpc.gateways)
     _check_peers(built)
     _check_keystores(built.keystores)
     if built.seal.file is not None and not built.admin.enabled:
@@ -369,6 +371,15 @@ def _check_keystores(keystores: tuple[Keystore, ...]) -> None:
         seen.add(each.cluster_id)
 
 
+def _check_names(path: str, names: tuple[str, ...]) -> None:
+    """Of certificates, as they are compared: one that is spelled otherwise would fit none, in silence."""
+    for each in names:
+        if not _CERTIFICATE.fullmatch(each) or not each.isprintable():
+            raise ConfigError(
+                f"{path}: CN:, URI:, DNS:, EMAIL: or SUBJECT: and a certificate's name are due, not {each!r}"
+            )
+
+
 def _check_peers(settings: Settings) -> None:
     """A region is one peer, and a certificate's name says one thing only."""
     if len(settings.peers) > _MOST_PEERS:
@@ -378,6 +389,7 @@ def _check_peers(settings: Settings) -> None:
         path = f"peers[{index}]"
         if not _REGION.fullmatch(peer.region) or peer.region in regions:
             raise ConfigError(f"{path}.region: a name that no other region has is due, not {peer.region!r}")
+        _check_names(f"{path}.names", peer.names)
         if taken := names.intersection(peer.names):
             raise ConfigError(f"{path}.names: {taken.pop()} is a gateway's or another peer's")
         for each in peer.domains:

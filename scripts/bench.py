@@ -35,6 +35,7 @@ _METERS = Path(__file__).with_name("bench_meters.py")
 _WORKERS = 2
 _CONNECTIONS, _STREAMS = 8, 4
 _LOCAL_THREADS = 4
+_HMAC = "token: HMAC-SHA-256 through hsmd's room hsm, one process"
 _READY_SECONDS = 60.0
 _H2LOAD_RATE = re.compile(r"finished in [^,]*, ([0-9.]+) req/s")
 _H2LOAD_DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored")
@@ -45,7 +46,8 @@ _H2LOAD_DATA = re.compile(r"\((\d+)\) data")
 class Row:
     """One line of the table: what is measured, and the row and target that it is held against.
 
-    The ratio is this row's rate by the other's, or, if `by_time`, this one's time by the other's.
+    The ratio is this row's rate by the other's, or, if `by_time`, this one's time by the other's. With
+    `beyond` it is no ratio, but what this one takes longer, in µs.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     against: str = ""
     target: str = ""
     by_time: bool = False
+    beyond: bool = False
     rates: list[float] = field(default_factory=list)
 
 
@@ -239,7 +242,27 @@ class Bench:
                 "≤ 3.00",
                 by_time=True,
             ),
+            Row(_HMAC, meters("mac", path)),
+            *self._callers(path, key),
         ]
+
+    def _callers(self, path: str, key: str) -> Iterator[Row]:
+        """What it takes to know who calls and what it may; signatures are checked by an HMAC in the HSM."""
+        for kind, signs in (
+            ("signature", True),
+            ("temporary-key", True),
+            ("token", False),
+            ("certificate", False),
+        ):
+            for conditions in ("no", "yes"):
+                policy = "a policy with conditions" if conditions == "yes" else "a plain policy"
+                yield Row(
+                    f"who calls and may it: {kind}, {policy}",
+                    Meters(self._stack, ["caller", path, kind, key, conditions]),
+                    _HMAC if signs else "",
+                    "≤ +60 µs" if signs else "≤ 60 µs each",
+                    beyond=signs,
+                )
 
 
 def _children_of(pid: int) -> list[int]:
@@ -252,10 +275,12 @@ def resident(pid: int) -> int:
 
 
 def ratio(row: Row, rows: dict[str, Row]) -> float | None:
-    """The median of the ratios, each taken within a round."""
+    """The median of the ratios (or differences), each taken within a round."""
     if not row.against:
         return None
-    pairs = zip(row.rates, rows[row.against].rates, strict=True)
+    pairs = list(zip(row.rates, rows[row.against].rates, strict=True))
+    if row.beyond:
+        return statistics.median(1e6 / ours - 1e6 / theirs for ours, theirs in pairs)
     return statistics.median(theirs / ours if row.by_time else ours / theirs for ours, theirs in pairs)
 
 
@@ -276,7 +301,7 @@ def table(rows: list[Row]) -> Table:
             f"{middle:,.0f}",
             f"{min(row.rates):,.0f} to {max(row.rates):,.0f}",
             f"{1e6 / middle:,.0f}",
-            "" if share is None else f"{share:.2f}",
+            "" if share is None else f"{share:+.0f} µs" if row.beyond else f"{share:.2f}",
             numbers.get(row.against, ""),
             row.target,
         )
@@ -304,7 +329,7 @@ def document(rows: list[Row], bench: Bench, rounds: int, seconds: float) -> dict
                 "rounds": row.rates,
                 "against": row.against or None,
                 "ratio": ratio(row, named),
-                "ratio_of": "times" if row.by_time else "rates",
+                "ratio_of": "µs beyond" if row.beyond else "times" if row.by_time else "rates",
                 "target": row.target or None,
             }
             for row in rows

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 import pkcs11
+from bench_callers import caller, mac
 
 from hsmd import config
 from hsmd.algorithms import AES_256
@@ -130,7 +131,8 @@ def main() -> None:
     if name == "echo":
         echo(*arguments)
         return
-    meters = {each.__name__: each for each in (raw_token, token, make_and_commit, encrypt_data, create_key)}
+    known = (raw_token, token, mac, make_and_commit, encrypt_data, caller, create_key)
+    meters = {each.__name__: each for each in known}
     operations: list[Operation] = meters[name](*arguments)
     for operation in operations:
         operation()

@@ -108,6 +108,17 @@ def test_keystores_that_are_none(tmp_path: Path, text: str, path: str) -> None:
         load(written(tmp_path, text), {})
 
 
+@pytest.mark.parametrize("name", ["CN:a", "URI:spiffe://a/b", "DNS:*.a", "EMAIL:a@b", "SUBJECT:CN=a,O=b c"])
+def test_names_of_gateways(tmp_path: Path, name: str) -> None:
+    assert load(written(tmp_path, f"[grpc]\ngateways = ['{name}']"), {}).grpc.gateways == (name,)
+
+
+@pytest.mark.parametrize("name", ["hsmd-gateway", "", "CN:", "cn:a", "IP:1.2.3.4", "CN:a ", "CN=a", "*"])
+def test_names_of_gateways_that_fit_nobody(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^grpc\.gateways: CN:, URI:"):
+        load(written(tmp_path, f"[grpc]\ngateways = ['CN:good', '{name}']"), {})
+
+
 def test_no_file_means_the_defaults() -> None:
     assert load(None, {}) == Settings()
 

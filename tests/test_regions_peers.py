@@ -672,6 +672,20 @@ def test_peers_in_the_configuration(tmp_path: Path) -> None:
         ([_PEER, _PEER | {"names": ["CN:c"]}], "peers[1].region"),
         ([_PEER, _PEER | {"region": "c"}], "peers[1].names"),
         ([_PEER | {"names": ["CN:x", "CN:hsmd-gateway"]}], "peers[0].names"),
+        *[
+            ([_PEER | {"names": ["CN:good", wrong]}], "peers[0].names")
+            for wrong in (
+                "b",
+                "",
+                "CN:",
+                "CN: ",
+                "cn:b",
+                "IP:1.2.3.4",
+                " CN:b",
+                "CN:b ",
+                "CN=b",
+            )
+        ],
         ([_PEER | {"domains": '[{theirs="x", ours="y"}]'}], "peers[0].domains"),
         ([_PEER | {"domains": '[{theirs="x"}]'}], "peers[0].domains[0].ours"),
         ([_PEER | {"deadline_seconds": 61.0}], "peers[0].deadline_seconds"),

@@ -19,7 +19,7 @@ from hsmd.caller import Caller
 from hsmd.config import Hsm, Limits, Settings
 from hsmd.config import Store as StoreSettings
 from hsmd.daemon import warden, wiring
-from hsmd.domain import access, crypto, deletion, keys, usage
+from hsmd.domain import access, crypto, deletion, keys, rotation, usage
 from hsmd.domain.core import TOKEN_KEYS, Call, Core
 from hsmd.errors import (
     CIPHERTEXT_INVALID,
@@ -257,6 +257,24 @@ def test_many_threads_and_processes_do_not_exceed_the_limit(
     # block a process is left when its threads give up.
     assert len(done) > 10 * few - 2 * 4
     assert house.sql("SELECT used FROM key_usage WHERE key_id = ?", key) == [(10 * few,)]
+
+
+@pytest.mark.usefixtures("few")
+def test_reservations_of_older_versions_are_not_kept(house: House) -> None:
+    key = keys.create_key(house.call(), alias="key").id
+    for version in range(1, 5):
+        for _ in range(3):
+            house.encrypt(key)
+        assert house.sql("SELECT used FROM key_usage WHERE key_id = ? AND version = ?", key, version) == [
+            (4,)
+        ]
+        rotation.rotate(house.call(), key)
+    assert house.core.reserve.left == {key: (4, 1)}
+    row = keys.describe_key(house.call(), key)
+    usage.count(house.call(), row, 4)
+    usage.count(house.call(), row, 2)  # who began before: it counts, and leaves nothing
+    assert house.core.reserve.left == {key: (4, 0)}
+    assert house.sql("SELECT used FROM key_usage WHERE key_id = ? AND version = 2", key) == [(8,)]
 
 
 def test_a_usage_count_set_back_is_noticed(house: House, few: int) -> None:

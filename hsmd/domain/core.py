@@ -46,9 +46,12 @@ TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
 
 @dataclass(slots=True)
 class Reserve:
-    """Messages this process may still encrypt without asking the store, by (key id, version)."""
+    """Messages this process may still encrypt without asking the store.
 
-    left: dict[tuple[str, int], int] = field(default_factory=dict)
+    By key id: (its newest version that encrypted here, how many), since older ones encrypt no more.
+    """
+
+    left: dict[str, tuple[int, int]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 

@@ -86,12 +86,7 @@ def import_material(
     key = _awaiting(access.key(call, reference))
     row = KEY_SPECS[key.spec]
     _check_expires(call, expires)
-    if row.asymmetric and not private_key:
-        raise Error(PRIVATE_KEY_MISSING)
-    if private_key and not row.asymmetric:
-        raise Error(
-            PARAMETER_INVALID, name="encrypted_privatekey", reason=f"{row.name} is no key pair, it has none"
-        )
+    _check_private_key(row, private_key)
     wrapping, label = import_tokens.unseal(call, key, import_token), call.core.root_label()
     made, check = with_token_key(
         call.core.token,
@@ -100,20 +95,7 @@ def import_material(
     )
     with call.change() as tx:
         key = _awaiting(access.key_for_change(call, tx, key.id))
-        earlier = key_rows.get_version(tx, key.id, key.current_version)
-        if earlier is not None and not hmac.compare_digest(earlier.material_check or b"", check):
-            raise Error(MATERIAL_DIFFERS, key=key.id)
-        version = KeyVersion(
-            key_id=key.id,
-            version=key.current_version,
-            algorithm=row.name,
-            wrapped=made.wrapped,
-            root_label=label,
-            created=earlier.created if earlier else call.core.clock(),
-            destroyed=None,
-            public_key=made.public_key or None,
-            material_check=check,
-        )
+        version = _version(call, tx, key, made, check, label)
         key = replace(key, state=access.ENABLED, expires=expires)
         rows.put_material(tx, key, version)
         call.key_version = version.version
@@ -180,6 +162,32 @@ def _check_expires(call: Call, expires: int | None) -> None:
         raise Error(EXPIRATION_INVALID)
     if expires > _LAST_MILLIS:
         raise Error(PARAMETER_INVALID, name="expiration_time", reason="seconds are due, not milliseconds")
+
+
+def _check_private_key(row: KeyAlgorithm, private_key: bytes) -> None:
+    if row.asymmetric and not private_key:
+        raise Error(PRIVATE_KEY_MISSING)
+    if private_key and not row.asymmetric:
+        reason = f"{row.name} is no key pair, it has none"
+        raise Error(PARAMETER_INVALID, name="encrypted_privatekey", reason=reason)
+
+
+def _version(call: Call, tx: Tx, key: Key, made: Pair, check: bytes, label: str) -> KeyVersion:
+    """The key's only version, of this material. Raises Error(MATERIAL_DIFFERS) if it has had another one."""
+    earlier = key_rows.get_version(tx, key.id, key.current_version)
+    if earlier is not None and not hmac.compare_digest(earlier.material_check or b"", check):
+        raise Error(MATERIAL_DIFFERS, key=key.id)
+    return KeyVersion(
+        key_id=key.id,
+        version=key.current_version,
+        algorithm=key.spec,
+        wrapped=made.wrapped,
+        root_label=label,
+        created=earlier.created if earlier else call.core.clock(),
+        destroyed=None,
+        public_key=made.public_key or None,
+        material_check=check,
+    )
 
 
 def _give_up(call: Call, tx: Tx, key: Key) -> Key:

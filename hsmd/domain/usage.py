@@ -16,11 +16,10 @@ BLOCK = 1 << 16
 def count(call: Call, key: Key, version: int) -> None:
     """Count one message. Raises Error(KEY_USED_UP) when the version has had all of its 2^32."""
     reserve = call.core.reserve
-    slot = (key.id, version)
     with reserve.lock:
-        left = reserve.left.get(slot, 0)
-        if left > 0:
-            reserve.left[slot] = left - 1
+        held, left = reserve.left.get(key.id, (version, 0))
+        if held == version and left > 0:
+            reserve.left[key.id] = (version, left - 1)
             return
     # Two threads may both reserve a block: it is added, not lost.
     with call.core.store.write() as tx:
@@ -28,4 +27,6 @@ def count(call: Call, key: Key, version: int) -> None:
     if granted == 0:
         raise Error(KEY_USED_UP, key=key.id, version=version)
     with reserve.lock:
-        reserve.left[slot] = reserve.left.get(slot, 0) + granted - 1
+        held, left = reserve.left.get(key.id, (version, 0))
+        if held <= version:  # else the key was rotated meanwhile, and the rest of the block is lost
+            reserve.left[key.id] = (version, granted - 1 + (left if held == version else 0))

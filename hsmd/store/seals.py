@@ -2,7 +2,7 @@
 
 What is sealed: every column but the seal, with the table's name, as `canonical` encodes it. A row taken
 from another table, key or time of the same row's life fails, except the last: an older row put back
-whole, with its seal, is not noticed, nor is a row that was removed.
+whole, with its seal, is not noticed, nor is a row that was removed (docs/decisions/0016).
 """
 
 import hmac
