@@ -289,6 +289,26 @@ def test_a_begun_one_whose_row_is_put_back_is_not_open(council: Council, slow: S
         listed(council, ended=False)
 
 
+def test_an_older_list_that_was_put_back_is_noticed(council: Council) -> None:
+    council.key()
+    made = council.decided("freeze-key", key_id=KEY, reason="")
+    (proposal,) = council.house.sql("SELECT state, seal FROM proposals")
+    look = "SELECT document, seal FROM service_settings WHERE name = 'proposals'"
+    (setting,) = council.house.sql(look)
+    council.execute("alice", made)
+    council.house.sql(
+        "UPDATE proposals SET state = ?, ended = NULL, ended_by = NULL, result = NULL, seal = ?", *proposal
+    )
+    put = "UPDATE service_settings SET document = ?, seal = ? WHERE name = 'proposals'"
+    council.house.sql(put, *setting)
+    with council.house.core.store.write() as tx:  # its object is as it was, too
+        key_rows.update_key(tx, replace(council.stored(), state=access.ENABLED, frozen_from=None))
+    for act in (council.execute, lambda name, shown: council.approve(name, shown)):
+        with pytest.raises(SealBroken):
+            act("carl", made)
+    assert council.stored().state == access.ENABLED
+
+
 def test_a_proposal_that_was_taken_away_is_missed(council: Council) -> None:
     made = council.propose("alice", "export-audit", reason="")
     council.house.sql("DELETE FROM proposals")

@@ -154,6 +154,7 @@ class Core:
     pin_source: str = ""
     audit_directory: Path | None = None  # of the warden, where the log can be exported
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
+    proposals_seen: int = 0  # how often one was made or changed when that was looked at last
     ukeys_seen: int = 0  # how often the registry of UKeys had been changed when it was read last
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1

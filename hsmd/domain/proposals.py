@@ -28,7 +28,7 @@ from hsmd.errors import (
     Error,
 )
 from hsmd.operations import Facts, OperationError, Parameters
-from hsmd.store import Tx
+from hsmd.store import SealBroken, Tx
 from hsmd.store import proposals as rows
 from hsmd.store.proposals import BEGUN, EXECUTED, EXPIRED, LIVING, OPEN, VOID, WITHDRAWN, Approval, Proposal
 from hsmd.store.ukeys import UKey
@@ -116,6 +116,7 @@ def propose(call: Call, name: str, document: str) -> Shown:
     proposal_id = core.token.random(_ID_BYTES).hex()
     with call.change() as tx:
         now = core.clock()
+        _check_latest(call, tx)
         _check_room(call, [each for each in rows.living_proposals(tx) if not _expire(tx, each, now)])
         proposal = Proposal(
             id=proposal_id,
@@ -217,6 +218,7 @@ def execute(call: Call, proposal_id: str) -> Shown:
                 _check_still(proposal := _known(tx, proposal_id))
                 proposal = _end(call, tx, proposal, EXECUTED, outcome.result)
     with call.read() as tx:
+        call.core.proposals_seen = max(call.core.proposals_seen, rows.serial_number(tx))
         return _view(tx, ours).show(tx, proposal)
 
 
@@ -354,12 +356,27 @@ def _known(tx: Tx, proposal_id: str) -> Proposal:
 
 
 def _living(call: Call, tx: Tx, proposal_id: str) -> Proposal:
-    """The proposal, if something can become of it still. Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED)."""
+    """The proposal, if something can become of it still: to be called first in a change.
+
+    Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED).
+    """
+    _check_latest(call, tx)
     found = _as_of(_known(tx, proposal_id), call.core.clock())
     call.resource = found.id
     if found.state not in LIVING:
         raise Error(PROPOSAL_REFUSED, id=found.id, reason=f"it is {found.state}")
     return found
+
+
+def _check_latest(call: Call, tx: Tx) -> None:
+    """Raises SealBroken for older rows that were put back: what was carried out could be so again.
+
+    Within a change, where no other one can be under way.
+    """
+    number = rows.serial_number(tx)
+    if number < call.core.proposals_seen:
+        raise SealBroken("proposals", "list of them")
+    call.core.proposals_seen = number
 
 
 def _as_of(proposal: Proposal, now: int) -> Proposal:
