@@ -243,6 +243,28 @@ def test_a_changed_registry_lets_nobody_in(call: Call, store_url: str, statement
         ukeys.registry(call.core)
 
 
+def test_an_older_registry_put_back_whole_is_noticed_by_who_saw_the_newer_one(
+    call: Call, store_url: str
+) -> None:
+    made = crew(call)
+    row, query = (
+        _row(store_url, made[0].id),
+        "SELECT document, seal FROM service_settings WHERE name = 'ukeys'",
+    )
+    (before,) = behind_its_back(store_url, query)
+    with call.change() as tx:
+        ukeys.revoke(call, tx, made[0].id, "x")
+    call.core.refresh()
+    assert ukeys.registry(call.core).by_id[made[0].id].revoked
+    _put(store_url, *row)
+    behind_its_back(
+        store_url, "UPDATE service_settings SET document = ?, seal = ? WHERE name = 'ukeys'", *before
+    )
+    call.core.cache.evict_all()
+    with pytest.raises(SealBroken):
+        ukeys.registry(call.core)
+
+
 def test_a_swapped_key_is_noticed(call: Call, store_url: str) -> None:
     one, two = enrolled(call, candidate("one"), candidate("two", AUDITOR))
     (columns, row), (_, other) = _row(store_url, one.id), _row(store_url, two.id)

@@ -209,11 +209,14 @@ class Core:
     providers: Providers = field(default_factory=Providers)
     rates: Buckets = field(default_factory=Buckets)
     running: Running = field(default_factory=Running)
+    finishing: threading.Lock = field(default_factory=threading.Lock)  # what a quorum decided
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
     backups: "Workshop | None" = None  # of the warden
     pin_source: str = ""
     audit_directory: Path | None = None  # of the warden, where the log can be exported
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
+    proposals_seen: int = 0  # how often one was made or changed when that was looked at last
+    ukeys_seen: int = 0  # how often the registry of UKeys had been changed when it was read last
     check_certificate: Callable[[str], None] = _no_list
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen_version: int = -1

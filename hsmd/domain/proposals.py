@@ -6,7 +6,8 @@ UKey is revoked by then counts no more, and an object that has changed makes the
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -23,10 +24,11 @@ from hsmd.errors import (
     PROPOSAL_REFUSED,
     PROPOSALS_EXCEEDED,
     QUORUM_MISSING,
+    UNAVAILABLE,
     Error,
 )
 from hsmd.operations import Facts, OperationError, Parameters
-from hsmd.store import Tx
+from hsmd.store import SealBroken, Tx
 from hsmd.store import proposals as rows
 from hsmd.store.proposals import BEGUN, EXECUTED, EXPIRED, LIVING, OPEN, VOID, WITHDRAWN, Approval, Proposal
 from hsmd.store.ukeys import UKey
@@ -39,6 +41,8 @@ LONGEST_PAGE = 200
 _HOUR_MILLIS = 60 * 60 * 1000
 _ID_BYTES = 16
 _SERVER_FAULT = 500
+_MARGIN_SECONDS = 2.0  # left of a call that has waited for another one
+_MOST_SECONDS = 60.0
 
 # Each subject's own, by the operations' names (hsmd/operations.py).
 OPERATIONS: Mapping[str, Steps] = MappingProxyType(
@@ -112,6 +116,7 @@ def propose(call: Call, name: str, document: str) -> Shown:
     proposal_id = core.token.random(_ID_BYTES).hex()
     with call.change() as tx:
         now = core.clock()
+        _check_latest(call, tx)
         _check_room(call, [each for each in rows.living_proposals(tx) if not _expire(tx, each, now)])
         proposal = Proposal(
             id=proposal_id,
@@ -203,15 +208,17 @@ def execute(call: Call, proposal_id: str) -> Shown:
     ours = ukeys.instance(call.core)
     with _voiding(call, proposal_id):
         proposal, decided, inner = _decide(call, proposal_id, ours)
-    steps = OPERATIONS[proposal.operation]
-    if proposal.state == BEGUN and steps.finish is not None:
-        outcome = steps.finish(inner, decided)
-        with call.change() as tx:
-            call.resource = proposal_id
-            proposal = _known(tx, proposal_id)
-            if proposal.state == BEGUN:  # else another one has come to the same end
+    finish = OPERATIONS[proposal.operation].finish
+    if proposal.state == BEGUN and finish is not None:
+        with _turn(call):
+            _check_begun(call, proposal_id)
+            outcome = finish(inner, decided)
+            with call.change() as tx:
+                call.resource = proposal_id
+                _check_still(proposal := _known(tx, proposal_id))
                 proposal = _end(call, tx, proposal, EXECUTED, outcome.result)
     with call.read() as tx:
+        call.core.proposals_seen = max(call.core.proposals_seen, rows.serial_number(tx))
         return _view(tx, ours).show(tx, proposal)
 
 
@@ -258,6 +265,29 @@ def _decide(call: Call, proposal_id: str, ours: str) -> tuple[Proposal, Decided,
         inner.caller = replace(call.caller, domain_id=outcome.domain_id, project_id=outcome.project_id)
         records += [inner.before_commit, call.before_commit]
         return _end(call, tx, proposal, EXECUTED, outcome.result), decided, inner
+
+
+@contextmanager
+def _turn(call: Call) -> Iterator[None]:
+    """One call of this process at a time completes something. Raises Error(UNAVAILABLE)."""
+    patience = min(max(call.core.token.left - _MARGIN_SECONDS, 0.0), _MOST_SECONDS)
+    if not call.core.finishing.acquire(timeout=patience):
+        raise Error(UNAVAILABLE, reason="what was decided before is still being done")
+    try:
+        yield
+    finally:
+        call.core.finishing.release()
+
+
+def _check_begun(call: Call, proposal_id: str) -> None:
+    with call.read() as tx:
+        _check_still(_known(tx, proposal_id))
+
+
+def _check_still(proposal: Proposal) -> None:
+    """Raises Error(PROPOSAL_REFUSED) when another call has come to its end meanwhile."""
+    if proposal.state != BEGUN:
+        raise Error(PROPOSAL_REFUSED, id=proposal.id, reason=f"it is {proposal.state}")
 
 
 def _deciders(tx: Tx, proposal: Proposal, ours: str) -> str:
@@ -326,12 +356,27 @@ def _known(tx: Tx, proposal_id: str) -> Proposal:
 
 
 def _living(call: Call, tx: Tx, proposal_id: str) -> Proposal:
-    """The proposal, if something can become of it still. Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED)."""
+    """The proposal, if something can become of it still: to be called first in a change.
+
+    Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED).
+    """
+    _check_latest(call, tx)
     found = _as_of(_known(tx, proposal_id), call.core.clock())
     call.resource = found.id
     if found.state not in LIVING:
         raise Error(PROPOSAL_REFUSED, id=found.id, reason=f"it is {found.state}")
     return found
+
+
+def _check_latest(call: Call, tx: Tx) -> None:
+    """Raises SealBroken for older rows that were put back: what was carried out could be so again.
+
+    Within a change, where no other one can be under way.
+    """
+    number = rows.serial_number(tx)
+    if number < call.core.proposals_seen:
+        raise SealBroken("proposals", "list of them")
+    call.core.proposals_seen = number
 
 
 def _as_of(proposal: Proposal, now: int) -> Proposal:

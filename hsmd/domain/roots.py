@@ -38,6 +38,7 @@ _MINUTE_MILLIS = 60 * 1000
 STATELESS_MILLIS = DAY_MILLIS + 60 * _MINUTE_MILLIS
 ENDING_MILLIS = 5 * _MINUTE_MILLIS  # longer than any call that read a row before it was moved
 _ROWS = 500  # moved in one round of the warden's
+_OLDEST = 100  # how far behind the current one a root key's number may be
 _POINT = KEY_SPECS["EC_P256"]  # what access points have
 _PROVE = b"hsmd moved key"
 
@@ -132,8 +133,7 @@ def end(call: Call, tx: Tx, label: str, *, lose_pins: bool) -> RootKey:
 def due(call: Call) -> list[str]:
     """Names of rows that an old root key has wrapped."""
     with call.read() as tx:
-        labels = [each.label for each in roots.root_keys(tx) if each.state == OLD]
-        labels += _older(tx, labels)
+        labels = _older(roots.root_keys(tx))
         return rewraps.wrapped_by(tx, labels, _ROWS) if labels else []
 
 
@@ -159,10 +159,11 @@ def settling(call: Call) -> list[str]:
     """Labels of old root keys that no row needs any more, which is not written down; and of ending ones."""
     with call.read() as tx:
         found = [each for each in roots.root_keys(tx) if _has_ended(call, each) or _unmarked(each)]
-        if not found:
-            return []
-        needed = {label for counts in rewraps.counts(tx).values() for label in counts}
-    return [each.label for each in found if each.state == ENDING or each.label not in needed]
+        return [
+            each.label
+            for each in found
+            if each.state == ENDING or not rewraps.wrapped_by(tx, [each.label], 1)
+        ]
 
 
 def settle(call: Call, label: str) -> bool:
@@ -173,7 +174,7 @@ def settle(call: Call, label: str) -> bool:
         return _has_ended(call, root) and _end(call, root)
     with call.core.store.write() as tx:
         root = _known(roots.root_keys(tx), label)
-        if not _unmarked(root) or any(counts[label] for counts in rewraps.counts(tx).values()):
+        if not _unmarked(root) or rewraps.wrapped_by(tx, [label], 1):
             return False
         _put(tx, replace(root, moved=call.core.clock()))
         tx.scrub = True
@@ -205,11 +206,12 @@ def _unmarked(root: RootKey) -> bool:
     return root.state == OLD and not root.moved
 
 
-def _older(tx: Tx, known: list[str]) -> list[str]:
-    """Labels of root keys that other regions' versions came with, and that are older than the current one."""
-    newest = roots.number(_current(tx).label)
-    found = {label for counts in rewraps.counts(tx).values() for label in counts}
-    return [label for label in found if 0 < roots.number(label) < newest and label not in known]
+def _older(found: tuple[RootKey, ...]) -> list[str]:
+    """Labels that older root keys have: ours, and those that another region's keys may have come with."""
+    newest = max(roots.number(each.label) for each in found)
+    gone = {each.label for each in found if each.state in (CURRENT, ENDING, DESTROYED)}
+    labels = (f"hsmd-root-{number}" for number in range(max(1, newest - _OLDEST), newest))
+    return [each for each in labels if each not in gone]
 
 
 def check_next(found: tuple[RootKey, ...], label: str) -> None:

@@ -41,8 +41,8 @@ class Steps:
     - `run(call, tx, decided)` does it within the transaction that ends the proposal. Raises Error.
     - `finish(call, decided)` is for what is more than one transaction, and comes after `run`: the proposal
       is begun then, and done when it returns. It may be cut short anywhere and is then called again (`run`
-      is not), perhaps by two at once; it must stand both. Its own changes (`call.change()`) are recorded as
-      the operation's event.
+      is not): by one call at a time of each node. Its own changes (`call.change()`) are recorded as the
+      operation's event.
     - `admit(call, parameters)` looks at what counts only when the proposal is made. Raises Error.
     """
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from hsmd import ukey as ukeys
 from hsmd.domain.core import DAY_MILLIS, Call, Core
 from hsmd.errors import IAM_EXISTS, IAM_NOT_FOUND, IAM_PROTECTED, PARAMETER_INVALID, Error
-from hsmd.store import Tx, service_settings
+from hsmd.store import SealBroken, Tx, service_settings
 from hsmd.store import ukeys as rows
 from hsmd.store.ukeys import UKey
 from hsmd.ukey import Candidate, UKeyError
@@ -294,8 +294,13 @@ def _invalid(name: str, reason: str) -> Error:
 
 
 def _load(core: Core) -> Registry:
+    """Read it. An older one that is right in itself is noticed while this process lives."""
     with core.store.read() as tx:
-        return registry_in(tx)
+        found, number = registry_in(tx), rows.serial_number(tx)
+    if number < core.ukeys_seen:
+        raise SealBroken("ukeys", "registry")
+    core.ukeys_seen = number
+    return found
 
 
 def _instance(core: Core) -> str | None:

@@ -2,7 +2,8 @@
 
 A sealed row can't be forged, but an older one could be put back: what was carried out would be open again.
 So the ids of those that are not ended, with their states, are sealed as well, with a number that only grows:
-a proposal that stands there with another state, or that is open and stands not there, is broken.
+a proposal that stands there with another state, or that is open and stands not there, is broken. The list
+itself put back is noticed by its number, while the process lives that has seen a higher one.
 """
 
 import json
@@ -91,6 +92,11 @@ def living_proposals(tx: Tx) -> list[Proposal]:
 def ended_proposals(tx: Tx, *, limit: int, offset: int) -> list[Proposal]:
     """Those that are, newest first. Raises SealBroken."""
     return _PROPOSALS.many(tx, _ended, most=limit, skip=offset)
+
+
+def serial_number(tx: Tx) -> int:
+    """How often one was made or changed. Raises SealBroken."""
+    return _document(tx)[0]
 
 
 def insert_proposal(tx: Tx, proposal: Proposal) -> None:

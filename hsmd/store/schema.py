@@ -320,7 +320,7 @@ VERSIONS = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("algorithm", TEXT, nullable=False),
     Column("wrapped", BLOB),  # NULL: destroyed
-    Column("root_label", TEXT, nullable=False),
+    Column("root_label", TEXT, nullable=False, index=True),
     Column("created", MILLIS, nullable=False),
     Column("destroyed", MILLIS),
     Column("public_key", BLOB),  # DER SubjectPublicKeyInfo of a key pair

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import stat
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hsmd.config import Settings
     from hsmd.daemon.ceremony.answers import Answers, UKeyAnswer
     from hsmd.daemon.ceremony.founding import FirstUser, Plan
-    from hsmd.daemon.ceremony.papers import Record, Seat
+    from hsmd.daemon.ceremony.papers import Quorum, Record, Seat
     from hsmd.daemon.ceremony.party import Party, Place
     from hsmd.daemon.ceremony.passage import Split
 
@@ -60,7 +61,7 @@ def init(context: Context, config: Path, folder: Path, answers: Path | None) -> 
 
     given = _answers(answers)
     settings = _settings(config)
-    plan = _plan(settings, given, asked=answers is None)
+    plan = _asked_plan(settings, given, folder) if _asks(given, answers) else _given_plan(given)
     places = dict(zip((each.name for each in plan.seats), map(_place, given.ukeys), strict=False))
 
     def place_of(seat: Seat) -> Place:
@@ -238,9 +239,14 @@ def _party(given: Answers, path: Path | None) -> Party:
 
     def places(what: str) -> Iterable[Place]:
         output.say(what + ".")
-        return map(_place, given.ukeys + given.backup.holders) if path is not None else _asked_places()
+        return _asked_places() if _asks(given, path) else map(_place, given.ukeys + given.backup.holders)
 
     return Party(places, output.say)
+
+
+def _asks(given: Answers, path: Path | None) -> bool:
+    """Whether people are asked: the answers name no UKeys, and somebody sits here."""
+    return path is None or (not given.ukeys and sys.stdin.isatty())
 
 
 def _place(answer: UKeyAnswer) -> Place:
@@ -282,27 +288,43 @@ def _pin(file: Path | None, who: str) -> str:
     return found
 
 
-def _plan(settings: Settings, given: Answers, *, asked: bool) -> Plan:
+def _given_plan(given: Answers) -> Plan:
     from hsmd.daemon.ceremony.founding import Plan
-    from hsmd.daemon.ceremony.papers import Quorum, Seat
+    from hsmd.daemon.ceremony.papers import Seat
 
-    if not asked:
-        if given.quorum is None or not given.ukeys:
-            raise click.UsageError("The answers lack [quorum] or [[ukeys]].")
-        seats = tuple(Seat(each.name, each.role) for each in given.ukeys)
-        return Plan(given.quorum, seats, given.token, given.first_user)
-    output.say("The people first: who has a UKey, as what. Nothing is made before all of them were here.")
-    seats = tuple(_asked_seats())
-    numbers = {
-        role: click.prompt(f"How many {role}s are needed together", type=click.IntRange(2, 16), err=True)
-        for role in ("administrator", "operator")
-    }
-    user = _asked_user(settings)
-    quorum = Quorum(numbers["administrator"], numbers["operator"])
+    if given.quorum is None or not given.ukeys:
+        raise click.UsageError("The answers lack [quorum] or [[ukeys]].")
+    seats = tuple(Seat(each.name, each.role) for each in given.ukeys)
+    return Plan(given.quorum, seats, given.token, given.first_user)
+
+
+def _asked_plan(settings: Settings, given: Answers, folder: Path) -> Plan:
+    """What people say; of a founding that was cut short they have said it before."""
+    from hsmd.daemon.ceremony.founding import Plan, begun
+
+    before = begun(folder)
+    if before is not None:
+        quorum, seats = before
+        output.say("This founding was begun before, and goes on with the same people.")
+    else:
+        quorum, seats = _asked_people()
+    user = given.first_user or _asked_user(settings)
     for each in seats:
         output.say(f"  {each.name}: {each.role}")
     click.confirm(f"{settings.hsm.token} becomes their HSM. Go on", abort=True, err=True)
     return Plan(quorum, seats, given.token, user)
+
+
+def _asked_people() -> tuple[Quorum, tuple[Seat, ...]]:
+    from hsmd.daemon.ceremony.papers import Quorum
+
+    output.say("The people first: who has a UKey, as what. Nothing is made before all of them were here.")
+    seats = tuple(_asked_seats())
+    administrators, operators = (
+        click.prompt(f"How many {role}s are needed together", type=click.IntRange(2, 16), err=True)
+        for role in ("administrator", "operator")
+    )
+    return Quorum(administrators, operators), seats
 
 
 def _asked_seats() -> Iterator[Seat]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,10 @@ def init(context: Context, kind: str, label: str) -> None:
 
     if not context.ukey:
         raise click.UsageError("Missing, as an option or in the environment: --ukey (HSMD_UKEY).")
-    secret = pin(context)
-    ukey_token.generate(context.ukey, lambda: secret, kind, label, ukey_token.lock_path())
+    secret = cache(lambda: pin(context))  # asked once, and not at all by a token with a keypad
+    ukey_token.generate(context.ukey, secret, kind, label, ukey_token.lock_path())
     context.ukey = _with_object(context.ukey, label)
-    with ukey_token.open_ukey(context.ukey, lambda: secret, ukey_token.lock_path()) as token:
+    with ukey_token.open_ukey(context.ukey, secret, ukey_token.lock_path()) as token:
         _print_own(context, token)
 
 

@@ -80,6 +80,14 @@ def found(
     return record
 
 
+def begun(folder: Path) -> tuple[Quorum, tuple[Seat, ...]] | None:
+    """The quorum and the seats of a founding that was begun in this folder. Raises ConfigError."""
+    if not (folder / JOURNAL_FILE).exists():
+        return None
+    journal = papers.read(folder / JOURNAL_FILE, Journal, papers.JOURNAL)
+    return journal.quorum, tuple(Seat(each.name, each.role) for each in journal.seats)
+
+
 def _check(plan: Plan) -> None:
     """Raises CeremonyRefused for what can't come to a good end."""
     names = [each.name for each in plan.seats]

@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Add the tables."""
     _ukeys()
     _proposals()
+    _roots()
 
 
 def _seal() -> sa.Column[bytes]:
@@ -84,3 +85,8 @@ def _proposals() -> None:
         sa.ForeignKeyConstraint(["proposal_id"], ["proposals.id"], name="fk_approvals_proposals"),
         sa.ForeignKeyConstraint(["ukey_id"], ["ukeys.id"], name="fk_approvals_ukeys"),
     )
+
+
+def _roots() -> None:
+    """The keys that an older root key has wrapped are found by its label."""
+    op.create_index("ix_key_versions_root_label", "key_versions", ["root_label"])
