@@ -6,7 +6,7 @@ from pathlib import Path
 from google.protobuf.descriptor import FieldDescriptor
 
 from hsmd.api.methods import Method, methods_of
-from hsmd.descriptors import field_options, services
+from hsmd.descriptors import all_services, field_options
 from hsmd.domain import builtin, conditions, documents, facts
 from hsmd.domain.permissions import Answer, Held, Permissions
 from hsmd.pb.options.v1 import options_pb2
@@ -43,7 +43,7 @@ def _roles() -> str:
 
 def _methods() -> str:
     lines = ["### Methods"]
-    for service in services():
+    for service in all_services():
         lines += ["", f"**{service.name}**", "", "| method | action | roles | also |", "|---|---|---|---|"]
         for descriptor, method in methods_of(service):
             action = f"`{method.action}`" if method.action else ""
@@ -75,7 +75,7 @@ def _also(method: Method) -> str:
 
 def _conditions() -> str:
     asked: dict[str, set[str]] = {}
-    for service in services():
+    for service in all_services():
         for descriptor, _ in methods_of(service):
             for field in descriptor.input_type.fields:
                 if name := field_options(field).condition:

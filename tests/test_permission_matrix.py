@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.api.methods import Method, canonical_uri, methods_of
-from hsmd.api.server import admin_names
 from hsmd.client import Client
 from hsmd.client.errors import from_rpc
 from hsmd.daemon.certificates import Authority
@@ -103,7 +102,6 @@ ALLOWED = {name: (roles, without) for name, roles, *without in _lines(OTHERS.par
 METHODS: dict[str, tuple[Any, Method]] = {
     f"{service.name}.{descriptor.name}": (descriptor, method)
     for service in services()
-    if service.full_name not in admin_names()  # for UKeys, at a door of their own
     for descriptor, method in methods_of(service)
 }
 
