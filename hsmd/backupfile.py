@@ -8,10 +8,10 @@
     4       m, length of the next field, big-endian
     m       at most 64 KiB, by AES-256-GCM in the HSM; the IV is the chunk's number, from 0
 
-The data key is born in the HSM for this backup alone; the header holds it wrapped by the root key. Each
-chunk is bound to the header's SHA-256, to its number, and to whether it is the last: nothing can be left
-out, moved or added. What the chunks hold is 4 bytes of length and a list of parts (JSON: name, path, size,
-SHA-256), then the parts, one behind the other.
+The data key is born in the HSM for this backup alone; the header holds it wrapped by the root key. Each chunk
+is bound to the header's SHA-256, to its number, and to whether it is the last: nothing can be left out, moved
+or added. What the chunks hold is 4 bytes of length and a list of parts (JSON: name, path, size, SHA-256),
+then the parts, one behind the other.
 
 Another form gets another magic. Whoever restores needs this one as long as there are backups of it.
 """

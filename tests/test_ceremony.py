@@ -1,6 +1,7 @@
 """A whole ceremony with seven UKeys, by hsmctl, on real tokens: founding, backup, restore, closing."""
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -462,3 +463,53 @@ def test_answers_that_are_wrong_are_told(tmp_path: Path, answers: str, said: str
     assert done.returncode in (2, 4), done.stderr
     assert said in done.stderr
     assert not host.papers.exists()
+
+
+def test_a_token_that_its_makers_tool_has_made_is_taken_as_it_is(crew: Crew, tmp_path: Path) -> None:
+    host = Host(tmp_path / "a")
+    util = ["softhsm2-util", "--init-token", "--free", "--label", "hsm-a"]
+    subprocess.run(
+        [*util, "--pin", "maker-pin", "--so-pin", "maker-so-pin"],
+        env={**os.environ, "SOFTHSM2_CONF": str(host.conf)},
+        check=True,
+        capture_output=True,
+    )
+    for name, value in {"pin": "maker-pin", "so": "maker-so-pin", "wrong": "other-pin"}.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    who = pick(crew, ALL)
+    done = host.run("init", who=who)
+    assert done.returncode == 1
+    assert "has a user PIN" in done.stderr
+    done = host.run("init", who=who, more=[f'[token]\npin_file = "{tmp_path / "wrong"}"'])
+    assert done.returncode == 1
+    assert "does not take the PIN" in done.stderr
+    assert not host.seal.exists()
+    given = f'[token]\npin_file = "{tmp_path / "pin"}"\nso_pin_file = "{tmp_path / "so"}"'
+    host.do("init", who=who, more=[given])
+    assert (host.papers / "so-pin.seal").exists()
+    assert deviations(host, pick(crew, "otto olga")) == []
+
+
+def test_without_a_seal_the_pin_is_in_a_file_of_the_host(crew: Crew, tmp_path: Path) -> None:
+    host = Host(tmp_path / "a", sealed=False)
+    host.do("init", who=pick(crew, ALL))
+    assert stat.S_IMODE((host.folder / "pin").stat().st_mode) == 0o600
+    assert len((host.folder / "pin").read_text()) == 32
+    assert host.record()["pin"] == "in a file of the host"
+    assert not (host.papers / "first-user.json").exists()
+    assert deviations(host, []) == []  # no operator is needed to open what is not sealed
+    out = tmp_path / "backup.json"
+    done = host.run("backup", "--out", str(out), who=pick(crew, "anna otto olga oskar ada"))
+    assert done.returncode == 1
+    assert "2 administrators are due" in done.stderr
+    assert not out.exists()
+    host.do("backup", "--out", str(out), who=pick(crew, "anna ben"))
+
+
+def test_papers_are_kept_where_nobody_else_looks(crew: Crew, tmp_path: Path) -> None:
+    host = Host(tmp_path / "a")
+    host.papers.mkdir(mode=0o755)
+    done = host.run("init", who=pick(crew, ALL))
+    assert done.returncode == 4
+    assert "chmod 700" in done.stderr
+    assert not list(host.papers.iterdir())

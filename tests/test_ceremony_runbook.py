@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,12 @@ def test_a_root_key_is_added_and_the_hsm_lost_by_the_book(tmp_path: Path, kind: 
     assert labels == dict.fromkeys([*LABELS[:2], "hsmd-root-1", "hsmd-root-2", "hsmd-sealing"], True)
     package = json.loads((table.stick / "backup-2.json").read_text())
     assert [each["label"] for each in package["keys"]] == ["hsmd-root-2"]
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="scripts/ work in a .venv of their own")
+def test_the_script_is_the_same_command() -> None:
+    done = subprocess.run(
+        [str(ROOT / "scripts/hsm-init"), "--help"], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hsmctl ceremony init" in done.stdout

@@ -1,6 +1,8 @@
 """The seal of a daemon: sealed start, unsealing by two of three, sealing again, and what is refused."""
 
 import json
+import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import grpc
 import pytest
 
 from hsmd import sealfile
-from hsmd.client import ApiError
+from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import sealing_pb2 as pb
 from hsmd.pb.v1 import ukeys_pb2
 from tests.seals import Door, SealedStand, health, operators, packed, sealed
@@ -103,6 +105,25 @@ def test_sealed_start_unseal_by_two_of_three_restart(tmp_path: Path) -> None:
         _serves(stand)
         with stand.client() as client:
             assert client.decrypt(blob) == b"data"
+
+
+def test_sockets_refuse_while_sealed(tmp_path: Path) -> None:
+    stand = SealedStand(tmp_path, {"HSMD__GRPC__WORKERS": "1"})
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path has 108 bytes at most
+        path = Path(folder) / "hsmd.sock"
+        ids = f'user_id = "{stand.dev.user_id}", project_id = "{stand.dev.project_id}"'
+        stand.settings["HSMD__GRPC__UNIX"] = f'[{{path = "{path}", {ids}}}]'
+        try:
+            stand.start(gateway=False)
+            with Client(f"unix:{path}") as client, refusal("KMS.0104", "sealed"):
+                client.random(16)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            stand.unseal()
+            _serves(stand)
+            with Client(f"unix:{path}") as client:
+                assert len(client.random(16)) == 16
+        finally:
+            stand.stop()
 
 
 def test_seal_and_unseal_again(tmp_path: Path) -> None:
