@@ -121,7 +121,7 @@ class Host:
         self.conf = self.folder / "softhsm2.conf"
         self.conf.write_text(f"directories.tokendir = {self.folder / 'tokens'}\nlog.level = ERROR\n")
         if self.kind == "softhsm":
-            self.token = f"pkcs11:token=hsm-{self.folder.name}?module-path={SOFTHSM}"
+            self.token = self.token or f"pkcs11:token=hsm-{self.folder.name}?module-path={SOFTHSM}"
         else:
             self.token = opencryptoki.uri(opencryptoki.next_slot(), f"hsm-{self.folder.name}")
             self.so_pin_file = self.folder / "so-pin"

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 from hsmd.cli.children import Child
 from hsmd.client import Client, ClientError
@@ -17,11 +20,34 @@ from tests.test_ceremony import ALL, deviations
 
 _BIN = Path(sys.executable).parent
 _UNAVAILABLE = 3
+# `hsmd serve` whose warden ends by kill -9 at a place, once: the next one goes by it.
+_DYING = """
+import os, sys
+from pathlib import Path
+from tests.dying import die_at
+
+place, flag, kill = sys.argv.pop(1), Path(sys.argv.pop(1)), os.kill
+
+def once(pid, number):
+    if (pid, number) == (os.getpid(), 9):
+        if flag.exists():
+            return
+        flag.touch()
+    kill(pid, number)
+
+os.kill = once
+die_at(place)
+from hsmd.cli.hsmd import main
+main()
+"""
 
 
 @contextmanager
-def serving(host: Host) -> Iterator[Child]:
+def serving(host: Host, die: str = "") -> Iterator[Child]:
+    """The daemon; its warden is killed when it comes to that place for the first time."""
     argv = [str(_BIN / "hsmd"), "serve", "--config", str(host.config)]
+    if die:
+        argv = [sys.executable, "-c", _DYING, die, str(host.folder / "killed"), *argv[1:]]
     child = Child("serve", argv, host.folder / "serve.log", dict(os.environ))
     try:
         child.wait_until_ready(60)
@@ -155,3 +181,46 @@ def test_from_the_ceremony_to_the_end_of_the_hsm(tmp_path: Path) -> None:
     events = [(each["event"], each["result"]) for each in records]
     assert ("changePin", "OK") in events
     assert ("destroyHsm", "OK") in events
+
+
+@pytest.mark.parametrize(
+    ("place", "seals"),
+    [
+        ("hsmd.domain.sealing:Keeper.prepare:after", False),
+        ("hsmd.hsm.passage:PassageWork.change_pin:after", True),
+    ],
+)
+def test_a_change_of_the_pin_that_was_killed_is_completed(tmp_path: Path, place: str, seals: bool) -> None:
+    """The HSM may have the new PIN, and the daemon the old one: unsealing finds the one that counts."""
+    crew, host = people(tmp_path / "people", ("anna", "carla", "otto", "olga")), Host(tmp_path / "a")
+    who = list(crew.values())
+    host.do("init", who=who, more=[first_user()])
+    with serving(host, place):
+        unsealed = partial(_unseal, host, crew)
+        unsealed()
+        with client(host) as one:
+            key = at_last(lambda: one.create_key("first"))
+            sealed = one.encrypt(key, b"data")
+        proposal = decided(host, crew, "change-pin")
+        hsmctl(host, crew["anna"], "execute", "--yes", proposal, code=_UNAVAILABLE)
+        assert (host.folder / "killed").exists()
+        if seals:
+            eventually(lambda: _is_sealed(host, crew["otto"]), 90)
+            unsealed()
+        at_last(lambda: works(host, key, sealed))
+        hsmctl(host, crew["carla"], "execute", "--yes", proposal)
+        at_last(lambda: works(host, key, sealed))
+        hsmctl(host, crew["otto"], "seal", "--yes")
+        unsealed()
+        at_last(lambda: works(host, key, sealed))
+        assert deviations(host, pick(crew, "otto olga")) == []
+    assert json.loads(host.seal.read_text())["pins"] == ["hsm"]
+
+
+def _unseal(host: Host, crew: dict[str, Person]) -> None:
+    for each in pick(crew, "otto olga"):
+        hsmctl(host, each, "unseal")
+
+
+def _is_sealed(host: Host, who: Person) -> bool:
+    return bool(json.loads(hsmctl(host, who, "seal-status", "--json"))["sealed"])
