@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -86,27 +87,28 @@ def _der(key: object) -> bytes:
     return ukey.encoded(key)
 
 
-@pytest.mark.parametrize(
-    "der",
-    [
-        b"",
-        b"\x30\x03",
-        bytes(5000),
-        _der(rsa.generate_private_key(65537, 1024).public_key()),  # noqa: S505  # too small, which is the point
-        _der(rsa.generate_private_key(3, 2048).public_key()),
-        _der(ec.generate_private_key(ec.SECP256K1()).public_key()),
-        _der(ec.generate_private_key(ec.SECP521R1()).public_key()),
-        _der(ed25519.Ed25519PrivateKey.generate().public_key()),
-        _der(dsa.generate_private_key(2048).public_key()),
-        _der(P256.public_key()) + b"\0",
-        P256.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-    ],
-)
-def test_what_no_ukey_may_have_is_no_public_key(der: bytes) -> None:
+_NO_KEYS: dict[str, Callable[[], bytes]] = {
+    "nothing": lambda: b"",
+    "cut": lambda: b"\x30\x03",
+    "zeros": lambda: bytes(5000),
+    "rsa-1024": lambda: _der(rsa.generate_private_key(65537, 1024).public_key()),  # noqa: S505  # the point
+    "rsa-exponent-3": lambda: _der(rsa.generate_private_key(3, 2048).public_key()),
+    "secp256k1": lambda: _der(ec.generate_private_key(ec.SECP256K1()).public_key()),
+    "p-521": lambda: _der(ec.generate_private_key(ec.SECP521R1()).public_key()),
+    "ed25519": lambda: _der(ed25519.Ed25519PrivateKey.generate().public_key()),
+    "dsa": lambda: _der(dsa.generate_private_key(2048).public_key()),
+    "longer": lambda: _der(P256.public_key()) + b"\0",
+    "private": lambda: P256.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ),
+}
+
+
+@pytest.mark.parametrize("der", _NO_KEYS.values(), ids=_NO_KEYS)
+def test_what_no_ukey_may_have_is_no_public_key(der: Callable[[], bytes]) -> None:
+    made = der()
     with pytest.raises(UKeyError):
-        ukey.public_key(der)
+        ukey.public_key(made)
 
 
 def test_a_key_has_one_spelling() -> None:
