@@ -156,6 +156,8 @@ def test_from_the_ceremony_to_the_end_of_the_hsm(tmp_path: Path) -> None:
             sealed = one.encrypt(key, b"data")
         assert deviations(host, pick(crew, "otto oskar")) == []  # beside the running daemon
 
+        wrong = hsmctl(host, crew["anna"], "propose", "change-pin", "token=hsm-2", code=1)
+        assert "its maker's tool" in wrong
         before, processes = seal_id(host), set(children_of(daemon.process.pid))
         hsmctl(host, crew["anna"], "execute", "--yes", decided(host, crew, "change-pin"))
         assert seal_id(host) != before

@@ -9,17 +9,20 @@ from threading import Event
 
 import pytest
 
-from hsmd import operations, ukey
+from hsmd import operations, sealfile, ukey
 from hsmd.caller import Caller
-from hsmd.domain import access, imports, proposals, ukeys
+from hsmd.domain import access, imports, proposals, sealing, ukeys
 from hsmd.domain.core import Call
 from hsmd.domain.proposals import Shown
+from hsmd.domain.sealing import Keeper
 from hsmd.domain.steps import Decided, Outcome
 from hsmd.errors import (
     IAM_PROTECTED,
     KEY_STATE_REFUSED,
+    PARAMETER_INVALID,
     PROPOSAL_REFUSED,
     QUORUM_MISSING,
+    SEAL_REFUSED,
     UNAVAILABLE,
     Error,
     Fault,
@@ -64,14 +67,14 @@ class Council:
         )
         return call
 
-    def propose(self, name: str, operation: str, **parameters: object) -> Shown:
+    def propose(self, name: str, operation: str, /, **parameters: object) -> Shown:
         return proposals.propose(self.call(name), operation, json.dumps(parameters))
 
     def approve(self, name: str, shown: Shown) -> Shown:
         signed = proposals.statement(shown.proposal, shown.instance)
         return proposals.approve(self.call(name), shown.proposal.id, self.soft[name].sign(signed))
 
-    def decided(self, operation: str, **parameters: object) -> Shown:
+    def decided(self, operation: str, /, **parameters: object) -> Shown:
         shown = self.propose("alice", operation, **parameters)
         self.approve("alice", shown)
         return self.approve("bob", shown)
@@ -316,6 +319,78 @@ def test_a_proposal_that_was_taken_away_is_missed(council: Council) -> None:
         proposals.show(council.call("alice"), made.proposal.id)
     with pytest.raises(SealBroken):
         council.propose("alice", "export-audit", reason="")
+
+
+# The seal
+
+
+def _candidate(council: Council, name: str, role: str) -> dict[str, str]:
+    """Somebody new, who shows the UKey."""
+    key = SoftUkey()
+    begun = ukeys.begin_enrolment(council.call("alice"), key.public_key, key.opens())
+    context = ukey.possession_context(begun.instance, begun.nonce)
+    opened = ukey.open_box(key.public_key, begun.box, context, ukey.SoftOpener(key._key))
+    made = Candidate(name, role, "", key.public_key, b"", key.opens(), begun.nonce, opened)
+    return replace(made, signature=key.sign(made.statement(begun.instance))).to_values()
+
+
+def _holders(path: Path) -> tuple[list[str], int]:
+    seal = sealfile.read(path)
+    return sorted(each.holder.name for each in seal.shares), seal.threshold
+
+
+def test_the_seal_follows_what_is_decided_about_operators(council: Council, tmp_path: Path) -> None:
+    path = tmp_path / "seal" / "seal.json"
+    path.parent.mkdir()
+    pins = {sealfile.HSM: "1234"}
+    done = sealing.Outcome.DONE
+    council.house.core.seal = Keeper(path, pins, lambda *_: done, lambda: done)
+    orla = _candidate(council, "orla", "operator")
+    council.execute("alice", council.decided("enrol-ukey", **orla))
+    assert _holders(path) == (["oleg", "olga", "orla"], 2)
+    council.execute("alice", council.decided("set-quorum", administrators=2, operators=3))
+    assert _holders(path) == (["oleg", "olga", "orla"], 3)
+    council.execute("alice", council.decided("set-quorum", administrators=2, operators=2))
+    made = council.decided("revoke-ukey", ukey_id=council.ids["oleg"], reason="")
+    before = path.read_bytes()
+    path.parent.rename(tmp_path / "away")  # the seal can't be made: so the change must not be, either
+    council.refused(SEAL_REFUSED, "alice", made)
+    assert listed(council, ended=False) == [(made.proposal.id, "open")]
+    with council.house.core.store.read() as tx:
+        assert len(ukeys.registry_in(tx).living("operator")) == 3
+    (tmp_path / "away").rename(path.parent)
+    assert path.read_bytes() == before
+    council.execute("alice", made)
+    assert _holders(path) == (["olga", "orla"], 2)
+    council.execute("alice", council.decided("enrol-ukey", **_candidate(council, "aude", "auditor")))
+    assert _holders(path) == (["olga", "orla"], 2)
+
+
+def test_who_does_not_show_the_ukey_is_not_proposed(council: Council) -> None:
+    good, other = _candidate(council, "zoe", "operator"), _candidate(council, "yve", "operator")
+    for wrong in (
+        {"name": "yve"},
+        {"role": "administrator"},
+        {"role": "king"},
+        {"signature": other["signature"]},
+        {"opened": other["opened"]},
+        {"opened": ""},
+        {"opens": ""},
+        {"nonce": other["nonce"]},
+        {"public_key": other["public_key"]},
+        {"public_key": "AAAA"},
+        {"certificate": "AAAA"},
+        {"signature": "-"},
+        {"name": "zo e"},
+    ):
+        with pytest.raises(Error) as caught:
+            council.propose("alice", "enrol-ukey", **{**good, **wrong})
+        assert caught.value.fault is PARAMETER_INVALID, wrong
+    council.house.now += 25 * HOUR
+    with pytest.raises(Error) as caught:  # it is of yesterday
+        council.propose("alice", "enrol-ukey", **good)
+    assert caught.value.fault is PARAMETER_INVALID
+    assert listed(council, ended=False) == []
 
 
 # Frozen keys as time passes

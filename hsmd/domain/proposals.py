@@ -299,7 +299,7 @@ def _deciders(tx: Tx, proposal: Proposal, ours: str) -> str:
     found = view.show(tx, proposal).approvals
     if len(found) < view.needed:
         raise Error(QUORUM_MISSING, id=proposal.id, given=len(found), needed=view.needed)
-    return ", ".join(ukey.name for ukey, _ in found)
+    return ", ".join(sorted(ukey.name for ukey, _ in found))
 
 
 def _decides(ukey: UKey) -> bool:
