@@ -92,6 +92,29 @@ def test_what_was_changed_in_the_hsm_or_the_store_is_found(
     assert len(found) <= 3, found
 
 
+def test_a_new_record_follows_what_was_decided_since(founded: Host, crew: Crew, tmp_path: Path) -> None:
+    host = copied(founded, tmp_path / "a")
+    in_token(
+        host,
+        crew,
+        "from hsmd.domain import ukeys\n"
+        "with core.store.write() as tx: ukeys.set_quorum(tx, ukeys.Quorum(3, 2))",
+    )
+    out = tmp_path / "backup.json"
+    done = host.run("backup", "--out", str(out), who=pick(crew, ALL))
+    assert done.returncode == 1
+    assert "ceremony record" in done.stderr
+    assert not out.exists()
+    done = host.run("record", who=pick(crew, "otto olga anna ben"))
+    assert done.returncode == 1
+    assert "3 administrators are due" in done.stderr
+    host.do("record", who=pick(crew, "otto olga anna ben carla"))
+    assert host.record()["quorum"] == {"administrators": 3, "operators": 2}
+    assert json.loads((host.papers / "so-pin.seal").read_text())["threshold"] == 3
+    assert deviations(host, pick(crew, "otto oskar")) == []
+    host.do("backup", "--out", str(out), who=pick(crew, ALL))
+
+
 def test_a_swapped_row_of_the_registry_is_found(founded: Host, crew: Crew, tmp_path: Path) -> None:
     host = copied(founded, tmp_path / "a")
     with closing(sqlite3.connect(host.folder / "hsmd.db")) as store, store:

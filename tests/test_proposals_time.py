@@ -8,9 +8,11 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from google.protobuf import json_format
 
 from hsmd import operations, sealfile, ukey
 from hsmd.caller import Caller
+from hsmd.cli.ctl import proposals as signable
 from hsmd.domain import access, imports, proposals, sealing, ukeys
 from hsmd.domain.core import Call
 from hsmd.domain.proposals import Shown
@@ -27,6 +29,7 @@ from hsmd.errors import (
     Error,
     Fault,
 )
+from hsmd.pb.v1 import proposals_pb2 as pb
 from hsmd.store import SealBroken
 from hsmd.store import keys as key_rows
 from hsmd.store.keys import Key, KeyVersion
@@ -479,3 +482,27 @@ def test_nobody_revokes_the_last_that_are_needed_by_another_way(council: Council
     with pytest.raises(Error) as caught:
         council.propose("alice", "revoke-ukey", ukey_id=council.ids["bob"], reason="")
     assert caught.value.fault is IAM_PROTECTED
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"operation": "melt-key"},  # of a newer daemon, perhaps
+        {"parameters": "{}"},
+        {"parameters": json.dumps({"key_id": KEY, "reason": "", "also": "delete it"})},
+        {"parameters": f'{{"key_id": "{KEY}", "reason": "", "key_id": "{KEY[::-1]}"}}'},
+        {"object": '{"alias": 1.5}'},
+        {"object": '{"alias": {"deep": "er"}}'},
+        {"id": "1" * 32},  # not the one that was asked for
+        {"instance": "2" * 32},  # not the daemon that has let us in
+    ],
+)
+def test_hsmctl_has_nothing_signed_that_it_does_not_understand(shown: dict[str, str]) -> None:
+    document = json.dumps({"key_id": KEY, "reason": ""})
+    fields = {"id": "0" * 32, "operation": "freeze-key", "parameters": document, "object": "{}"}
+    good = json_format.ParseDict({**fields, "instance": "1" * 32}, pb.Proposal())
+    values = signable.statement_values(good, "0" * 32, "1" * 32)
+    assert values["parameters"] == {"key_id": KEY, "reason": ""}
+    json_format.ParseDict(shown, good)
+    with pytest.raises(ukey.UKeyError, match="signed"):
+        signable.statement_values(good, "0" * 32, "1" * 32)

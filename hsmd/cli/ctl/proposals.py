@@ -127,7 +127,7 @@ def approve(context: Context, proposal_id: str, *, yes: bool) -> None:
         from hsmd.pb.v1 import proposals_pb2 as pb
 
         found = _shown(client, proposal_id)
-        values = _statement_values(found, proposal_id, client.instance)
+        values = statement_values(found, proposal_id, client.instance)
         _explain(found)
         if not yes:
             click.confirm("Have the UKey sign this?", abort=True, err=True)
@@ -232,7 +232,7 @@ def _value(text: str, check: Any) -> Value:
     return next((each for each in candidates if not check(each)), text)
 
 
-def _statement_values(found: Proposal, proposal_id: str, instance: str) -> Mapping[str, object]:
+def statement_values(found: Proposal, proposal_id: str, instance: str) -> Mapping[str, object]:
     """What the UKey signs. Raises UKeyError for a proposal that can't be put into words, or is another's."""
     from hsmd.ukey import UKeyError
 

@@ -253,6 +253,7 @@ def renew(settings: Settings, record_path: Path, party: Party) -> Record:
             names = ", ".join(f"{each.name} ({each.role})" for each in made.ukeys)
             words = f"a new record, with the UKeys of {names}"
             approvals = party.approve(administrators, needed, Purpose.CEREMONY, values, words)
+            _split_anew(made, record_path.parent, party)
             signed = _names(administrators, approvals)
             return _written(settings, core, made, record_path.parent, "written anew", signed)
 
@@ -272,6 +273,7 @@ def _leaving(
         pin = bench.open_pin(settings, party)
         with bench.opened(settings, pin) as core:
             _check_same(core, record)
+            _check_people(core, record)
             keys = bench.keys_of(core.token)
             labels = [each.label for each in keys if not each.closed]
             if not labels:
@@ -432,6 +434,31 @@ def _check_same(core: Core, record: Record) -> None:
             raise CeremonyRefused(f"the HSM has another key {each.label} than the record")
     if not set(now) & {each.label for each in record.keys}:
         raise CeremonyRefused("the HSM has none of the record's keys")
+
+
+def _check_people(core: Core, record: Record) -> None:
+    """Raises CeremonyRefused when the record names others than decide now: a restore goes by the record."""
+    needed, members = _deciding(core, record)
+    if needed != record.quorum.administrators or set(members) != set(record.members(ukeys.ADMINISTRATOR)):
+        raise CeremonyRefused(
+            "administrators or their number have changed since the record: `hsmctl ceremony record` first"
+        )
+
+
+def _split_anew(record: Record, folder: Path, party: Party) -> None:
+    """The SO PIN goes to the administrators of now, opened by those who hold it. Raises CeremonyRefused."""
+    path = folder / bench.SO_PIN_FILE
+    if not path.exists():
+        return
+    seal = sealfile.read(path)
+    now = {each.der for each in record.members(ukeys.ADMINISTRATOR) if each.opens}
+    if {
+        each.holder.public_key for each in seal.shares
+    } == now and seal.threshold == record.quorum.administrators:
+        return
+    pins = party.open_seal(seal, ukeys.ADMINISTRATOR, "to split the SO PIN anew")
+    sealing = Sealing(record.ukeys, record.quorum.administrators, record.quorum.operators)
+    sealfile.write(path, sealing.seal(ukeys.ADMINISTRATOR, pins, bench.SO_PURPOSE))
 
 
 def _deciding(core: Core, record: Record) -> tuple[int, list[Member]]:
