@@ -20,9 +20,6 @@ from hsmd.pb.v1 import ukeys_pb2
 from tests.seals import Door, SealedStand, health, operators, packed, sealed
 from tests.stand import children_of, eventually
 
-_SHARE = "KMS.0306"
-_STATE = _INPUT = "KMS.0308"
-
 
 @pytest.fixture(scope="module")
 def shut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SealedStand]:
@@ -32,7 +29,7 @@ def shut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SealedStand]:
         assert one.health() == "NOT_SERVING"
 
 
-_STATUSES = {_SHARE: "PERMISSION_DENIED", _STATE: "FAILED_PRECONDITION", "KMS.0104": "UNAVAILABLE"}
+_STATUSES = {"KMS.0306": "PERMISSION_DENIED", "KMS.0308": "FAILED_PRECONDITION", "KMS.0104": "UNAVAILABLE"}
 
 
 @contextmanager
@@ -90,7 +87,7 @@ def test_sealed_start_unseal_by_two_of_three_restart(tmp_path: Path) -> None:
         with stand.door() as door:
             status = door.status()
             assert (status.sealed, status.threshold, status.pin_source) == (False, 2, "seal")
-            with refusal(_STATE, "not sealed"):
+            with refusal("KMS.0308", "not sealed"):
                 door.begin(ada)
         given = _records(stand, "giveShare")
         assert [(each["user"], each["result"]) for each in given] == [("Ada", "OK")] * 2 + [("Chen", "OK")]
@@ -188,7 +185,7 @@ def test_a_share_that_is_not_the_ukeys_own(shut: SealedStand, how: str) -> None:
     with shut.door() as door:
         request = door.prepared(shut.operators[0])
         _BAD[how](request, shut)
-        with refusal(_SHARE, "not the share"):
+        with refusal("KMS.0306", "not the share"):
             door.sealing.GiveShare(request)
         assert "Ada" not in door.status().attempt.given
 
@@ -199,7 +196,7 @@ def test_wrong_shares_that_are_signed_rightly(shut: SealedStand) -> None:
     other = sealfile.make({"hsm": "x"}, [each.holder for each in shut.operators], 2, now=0)
     with shut.door() as door:
         for wrong in (b"", bytes(32), ada.open(seal)[::-1], bruno.open(seal), ada.open(other), bytes(1000)):
-            with refusal(_SHARE, "not the share"):
+            with refusal("KMS.0306", "not the share"):
                 door.give(ada, wrong)
         assert list(door.status().attempt.given) == []
 
@@ -213,12 +210,12 @@ def test_a_share_given_before_is_not_taken_again(tmp_path: Path) -> None:
         door.sealing.GiveShare(old)
         door.sealing.GiveShare(old)
         eventually(lambda: not door.status().HasField("attempt"), 30)  # it has expired
-        with refusal(_SHARE, "expired"):
+        with refusal("KMS.0306", "expired"):
             door.sealing.GiveShare(old)
         second = door.begin(bruno).attempt.id
         assert second != first
         old.attempt = second
-        with refusal(_SHARE, "not the share"):
+        with refusal("KMS.0306", "not the share"):
             door.sealing.GiveShare(old)
         assert not door.give(bruno).unsealed  # Ada's share of the first attempt is gone
         assert list(door.status().attempt.given) == ["Bruno"]
@@ -232,14 +229,14 @@ def test_strangers_and_nonsense(shut: SealedStand) -> None:
     ada = shut.operators[0]
     with shut.door() as door:
         for fingerprint in (mallory.fingerprint, "0" * 64, "x", ada.fingerprint.upper(), ada.id):
-            with refusal(_SHARE, "no share"):
+            with refusal("KMS.0306", "no share"):
                 door.sealing.BeginUnseal(pb.BeginUnsealRequest(fingerprint=fingerprint))
         asked = door.begin(ada)
-        with refusal(_SHARE, "no share"):
+        with refusal("KMS.0306", "no share"):
             door.sealing.GiveShare(packed(mallory, asked, bytes(32)))
         with refusal("KMS.0204", "fingerprint"):
             door.sealing.BeginUnseal(pb.BeginUnsealRequest())
-        with pytest.raises(ApiError, match=f"{_INPUT}.*fingerprint"):
+        with pytest.raises(ApiError, match=f"{'KMS.0308'}.*fingerprint"):
             door.sealing.BeginUnseal(pb.BeginUnsealRequest(fingerprint="0" * 65))
         right = door.prepared(ada)
         for name, missing in (("attempt", ""), ("fingerprint", ""), ("box", b""), ("signature", b"")):
@@ -255,7 +252,7 @@ def test_strangers_and_nonsense(shut: SealedStand) -> None:
             with pytest.raises(ApiError, match=name):
                 door.sealing.GiveShare(request)
         _set(right, attempt="0" * 32)
-        with refusal(_SHARE, "no such attempt"):
+        with refusal("KMS.0306", "no such attempt"):
             door.sealing.GiveShare(right)
 
 
@@ -285,7 +282,7 @@ def test_guesses_are_slowed_down(tmp_path: Path) -> None:
             with pytest.raises(ApiError) as caught:
                 door.give(ada, bytes(32))
             codes.append(caught.value.code)
-        assert codes[:10] == [_SHARE] * 10
+        assert codes[:10] == ["KMS.0306"] * 10
         assert "APIGW.0308" in codes[10:]
 
 
@@ -308,7 +305,7 @@ def test_three_at_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(3) as pool:
             told = sorted(pool.map(give, range(3)))
         assert told.count("True") == 1
-        assert set(told) <= {"True", "False", _SHARE, _STATE, ""}
+        assert set(told) <= {"True", "False", "KMS.0306", "KMS.0308", ""}
         _serves(stand)
         assert len(_records(stand, "unseal")) == 1
 
@@ -320,13 +317,13 @@ def test_a_refused_pin_is_tried_once(tmp_path: Path) -> None:
         stand.start(gateway=False)
         with stand.door() as door:
             door.give(stand.operators[0])
-            with refusal(_STATE, "refuses the PIN"):
+            with refusal("KMS.0308", "refuses the PIN"):
                 door.give(stand.operators[1])
             status = door.status()
             assert status.sealed
             assert not status.HasField("attempt")
             assert "refuses the PIN" in status.last_failure
-            with refusal(_STATE, "refuses the PIN"):  # the token isn't asked again: it might lock itself
+            with refusal("KMS.0308", "refuses the PIN"):  # the token isn't asked again: it might lock itself
                 door.begin(stand.operators[0])
             assert stand.health() == "NOT_SERVING"
             assert stand.log().count("away: the token refuses the PIN") == 1
@@ -337,7 +334,7 @@ def test_a_refused_pin_is_tried_once(tmp_path: Path) -> None:
         assert "not-the-pin" not in said
         assert stand.pin not in said
         results = [each["result"] for each in _records(stand, "giveShare")]
-        assert results == ["OK", _STATE, "OK", "OK"]
+        assert results == ["OK", "KMS.0308", "OK", "OK"]
     finally:
         stand.stop()
 
@@ -353,7 +350,7 @@ def test_a_wrong_token_is_not_served(tmp_path: Path) -> None:
         stand.start(gateway=False)
         with stand.door() as door:
             door.give(stand.operators[0])
-            with refusal(_STATE, "its log says why"):
+            with refusal("KMS.0308", "its log says why"):
                 door.give(stand.operators[1])
             assert door.status().sealed
         assert stand.health() == "NOT_SERVING"
@@ -378,7 +375,7 @@ def test_a_seal_file_that_goes_away_while_sealed(tmp_path: Path) -> None:
         seal = stand.seal()
         door.give(stand.operators[0])
         stand.seal_file.unlink()
-        with refusal(_STATE, "can't be read"):
+        with refusal("KMS.0308", "can't be read"):
             door.begin(stand.operators[1])
         assert str(stand.seal_file) in stand.log()
         sealfile.write(stand.seal_file, seal)
@@ -443,7 +440,7 @@ def test_the_seal_follows_the_registry(tmp_path: Path) -> None:
         eventually(lambda: stand.seal().share_of(ada.id) is None)
         stand.restart_daemon()
         with stand.door() as door:
-            with refusal(_SHARE, "no share"):
+            with refusal("KMS.0306", "no share"):
                 door.begin(ada)
             assert list(door.status().holders) == ["Bruno", "Chen"]
         stand.unseal([chen, bruno])

@@ -28,10 +28,13 @@ from hsmd.store import (
     keystores,
     limits,
     policies,
+    proposals,
     replicas,
     revocations,
+    service_settings,
     settings,
     tags,
+    ukeys,
 )
 from hsmd.store.schema import METADATA, Blob
 from hsmd.store.seals import Sealed, Value, canonical
@@ -42,9 +45,10 @@ contents = st.dictionaries(st.text(), values)
 
 MODULES = (identity, groups, settings, limits, access_keys, certificates, agencies, revocations)
 AFTER_KEYS = (keystores, replicas, access_points, key_policies)
+DECIDING = (service_settings, ukeys, proposals)
 SEALED: dict[str, Sealed[Any]] = {
     each.table.name: each
-    for module in (*MODULES, policies, keys, aliases, tags, grants, *AFTER_KEYS)
+    for module in (*MODULES, policies, keys, aliases, tags, grants, *AFTER_KEYS, *DECIDING)
     for each in vars(module).values()
     if isinstance(each, Sealed)
 }
@@ -142,6 +146,7 @@ def filled(store: Store) -> Store:
             )
             grants.insert_grant(tx, grant)
             _fill_places(tx, number, key.id)
+            _fill_deciding(tx, number)
     return store
 
 
@@ -162,6 +167,20 @@ def _fill_places(tx: Tx, number: int, key_id: str) -> None:
         f"y{number}", "p1", "d1", "s", f"policy {number}", "{}", "text", "u1", 1, 2
     )
     key_policies.insert(tx, policy)
+
+
+def _fill_deciding(tx: Tx, number: int) -> None:
+    """UKeys and what they decide; both keep a setting of the service, which makes two."""
+    ukeys.insert_ukey(
+        tx,
+        ukeys.UKey(
+            f"uk{number}", f"ukey {number}", "operator", "s", f"f{number}", b"key", b"cert", "ecdh", 1, "x"
+        ),
+    )
+    proposals.insert_proposal(
+        tx, proposals.Proposal(f"pr{number}", "enrol-ukey", "{}", "{}", "uk1", 1, 2, proposals.OPEN)
+    )
+    proposals.insert_approval(tx, proposals.Approval(f"pr{number}", "uk1", b"signature", number))
 
 
 def _fill_identity(tx: Tx, number: int) -> None:
