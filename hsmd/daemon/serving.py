@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hsmd import store as stores
 from hsmd.config import ConfigError, Settings
-from hsmd.daemon import keystores, logs, wiring
+from hsmd.daemon import keystores, logs, notary, wiring
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
 from hsmd.domain import external
 from hsmd.domain.core import TOKEN_KEYS
@@ -40,7 +40,7 @@ def serve(settings: Settings) -> int:
     }
     bodies["warden"] = partial(_ward, settings, pin)
     grpc = settings.grpc
-    with reserved_port(grpc.address, grpc.port, "grpc"):
+    with notary.only_daemon(settings.audit), reserved_port(grpc.address, grpc.port, "grpc"):
         code = run_once(partial(_prepare, settings, pin))
         place = f"{grpc.address} port {grpc.port}"
         return code or Supervisor(bodies, grpc.grace_seconds, place).run()
@@ -71,6 +71,7 @@ def _prepare(settings: Settings, pin: wiring.Pin, _ready: Ready) -> int:
             stores.upgrade(settings.store.url)  # not beside a token without our keys
         if there:
             wiring.check_seals(settings, token)
+            notary.ensure_key(settings.audit, token)
     finally:
         token.close()
     return 0

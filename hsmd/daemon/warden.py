@@ -22,6 +22,7 @@ from hsmd.caller import Caller
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, watch, wiring
+from hsmd.daemon.notary import Notary
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, imports, kept, replicas, rotation
 from hsmd.domain.core import Call, Core
@@ -62,6 +63,8 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
     threads = [
         threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
     ]
+    notary = Notary(settings.audit, core.token)
+    threads.append(threading.Thread(target=notary.run, args=(stopping,), daemon=True, name="notary"))
     for thread in threads:
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
@@ -73,6 +76,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
         for thread in threads:
             thread.join()
         audit.close()
+        notary.part(settings.grpc.grace_seconds)
         core.store.close()
         core.token.close()
         keystores.close(core)

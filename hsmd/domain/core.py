@@ -34,6 +34,7 @@ DAY_MILLIS = 24 * 60 * 60 * 1000
 ROOT_KEY_LABEL = "hsmd-root-1"
 SEALING_KEY_LABEL = "hsmd-sealing"
 CREDENTIAL_KEY_LABEL = "hsmd-credential"
+AUDIT_KEY_LABEL = "hsmd-audit-1"  # EC P-256; tokens from before it was there get it at the next start
 TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
 
 

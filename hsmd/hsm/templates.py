@@ -207,6 +207,25 @@ def hmac_key(label: str) -> Template:
     return secret("generic-secret", _MAC, more={**_token_object(label), Attribute.VALUE_LEN: 32})
 
 
+def signing_pair(label: str, curve: bytes, *, extractable: bool) -> tuple[Template, Template]:
+    """Both halves of an EC pair that stays in the token and signs, nothing else."""
+    public = {
+        Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+        Attribute.KEY_TYPE: _PAIR_TYPES["ec"],
+        Attribute.PRIVATE: False,
+        **_token_object(label),
+        **{capability: capability is Attribute.VERIFY for capability in _PUBLIC_CAPABILITIES},
+        Attribute.EC_PARAMS: curve,
+    }
+    more = _token_object(label)
+    return Template(public), private("ec", (Attribute.SIGN,), extractable=extractable, more=more)
+
+
+def signing_half(label: str, kind: ObjectClass) -> Template:
+    """What one half of such a pair is found by."""
+    return Template({Attribute.CLASS: kind, Attribute.KEY_TYPE: _PAIR_TYPES["ec"], **_token_object(label)})
+
+
 def trial(kind: str, value: bytes) -> Template:
     """A throw-away key of known value for the probe, able to do all its kind can."""
     uses = (*_CIPHER, *_WRAP) if kind == "aes" else _MAC

@@ -19,12 +19,12 @@ from hsmd.hsm.connection import locked, persisting
 from hsmd.hsm.desk import Desk
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.kept import KeptWork
 from hsmd.hsm.link import Link, Settings, TokenStatus
 from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
+from hsmd.hsm.signing_keys import SigningWork
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
@@ -35,7 +35,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-class Token(KeptWork):
+class Token(SigningWork):
     """One token, used by all threads of this process. All sizes are bytes, all times seconds.
 
     `pin` stays in memory and is tried once: after a refusal nobody tries again who was given the same
@@ -47,7 +47,7 @@ class Token(KeptWork):
     RSAES-OAEP may pass through here where the token can't keep it inside: decoded, where it knows no such
     padding (see oaep.py), or to check an imported private key (see import_pair). `name` is what the log
     calls it, and `apart` keeps it from all other tokens of the same module (see Module). Work with key
-    pairs: pairs.py; with keys that stay in the token: kept.py.
+    pairs: pairs.py; with keys that stay in the token: kept.py, signing_keys.py.
 
     Every method that uses the token raises Error(UNAVAILABLE) at once while it is not connected,
     Error(DEADLINE) when the time of `within` is over, and ObjectGone for a handle whose object is gone.
