@@ -45,11 +45,11 @@ def make(path: Path) -> Iterator[Make]:
         each.close()
 
 
-def records(path: Path, *, first: bool = True) -> list[dict[str, object]]:
+def records(path: Path, *, first: bool = True) -> list[dict[str, Any]]:
     """What the lines say; each says its number and the hash of the one before."""
     data = path.read_bytes()
     assert data == b"" or data.endswith(b"\n")
-    found = []
+    found: list[dict[str, Any]] = []
     before = "0" * 64 if first else ""
     for line in data.split(b"\n")[:-1]:
         record = json.loads(line)

@@ -197,7 +197,7 @@ class ChainFile:
             if not self._known:
                 self._tell("auditLineTorn", {"bytes": size - end, "sha256": sha256(dropped).hexdigest()})
         self._begin(*(_beginning_of(handle) if end else (0, _NEVER)))
-        found = chain.head_of(last) or (self._last_of(self._path) if end else START)
+        found = chain.head_of(last) or (segments.end_of(segments.Segment(0, self._path)) if end else START)
         if not self._known:
             self._go_on(self._first_head(found))
         elif found.seq > self._seq:  # whole lines of a write that failed later on
@@ -222,16 +222,7 @@ class ChainFile:
     def _last_rotated(self) -> Head:
         known = segments.chains(self._path.parent, self._path.suffix).get(self._path.stem, [])
         earlier = [each for each in known if each.first != segments.ACTIVE]
-        return self._last_of(earlier[-1].path) if earlier else START
-
-    def _last_of(self, path: Path) -> Head:
-        """The head after the last line of a file that is a record. Raises OSError."""
-        last = START
-        with contextlib.suppress(segments.UnreadableError):
-            for line in segments.Lines(segments.Segment(0, path)):
-                if chain.beginning(line):
-                    last = chain.head_of(line) or last
-        return last
+        return segments.end_of(earlier[-1]) if earlier else START
 
     def _tell(self, event: str, detail: dict[str, object]) -> None:
         if self._quiet:

@@ -27,6 +27,7 @@ class _Chain:
     head: Head
     handle: int | None = None
     offset: int = 0
+    sought: bool = False  # whether the head was looked for in vain
     trouble: list[str] = field(default_factory=list)
 
     def read(self, known: list[Segment], sink: Sink) -> int:
@@ -68,9 +69,12 @@ class _Chain:
         return self._begin_anew(known)
 
     def _begin_anew(self, known: list[Segment]) -> bool:
-        """Nothing follows the head: take what there is, and say so."""
+        """No file holds what follows the head: take what there is, and say so."""
         last = known[-1]
-        if self.handle is not None or last.packed or not last.path.stat().st_size:
+        if self.handle is not None:
+            return False
+        if last.packed or not last.path.stat().st_size:
+            self.seek([each for each in known if each.first != segments.ACTIVE])
             return False
         handle = os.open(last.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         first = chain.beginning(_lines_at(handle, 0)[0])
@@ -81,6 +85,17 @@ class _Chain:
         self.head = Head(first.seq - 1, first.digest)
         self.handle, self.offset = handle, 0
         return True
+
+    def seek(self, known: list[Segment]) -> None:
+        """Once: the files that are there must reach as far as the head."""
+        if not self.sought and self.head.seq:
+            end = segments.end_of(known[-1]) if known else START
+            self._expect_head(end.seq)
+        self.sought = True
+
+    def _expect_head(self, end: int) -> None:
+        if end < self.head.seq:
+            self.trouble.append(f"records {end + 1} to {self.head.seq} of {self.name} are gone")
 
     def _skip(self, handle: int) -> None:
         """Pass what the head stands for; its own line must be the one it was."""
@@ -97,9 +112,7 @@ class _Chain:
                 passed = found.seq
             if len(lines) == 1:
                 break
-        if passed < self.head.seq:
-            gone = f"records {passed + 1} to {self.head.seq} of {self.name} are gone"
-            self.trouble.append(gone)
+        self._expect_head(passed)
 
     def _read_on(self, handle: int, sink: Sink) -> int:
         count = 0
@@ -147,7 +160,10 @@ class Follower:
         if not self._directory.exists():
             return 0
         count = 0
-        for name, known in segments.chains(self._directory).items():
+        there = segments.chains(self._directory)
+        for name in self._chains.keys() - there:
+            self._chains[name].seek([])
+        for name, known in there.items():
             one = self._chains.setdefault(name, _Chain(name, START))
             with suppress(FileNotFoundError):  # it was just rotated or packed: the next look finds it
                 count += one.read(known, sink)

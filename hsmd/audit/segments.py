@@ -12,17 +12,20 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from hsmd.audit import chain
+from hsmd.audit.chain import START, Head
 
 RECORDS, CHECKPOINTS = ".jsonl", ".chain"
 PACKED = ".gz"
 ACTIVE = 10**18  # sorts behind every number
 
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,100})(?:\.([0-9]{12,18}))?(\.jsonl|\.chain)(\.gz)?")
+_ASIDE = re.compile(r"[A-Za-z0-9_-]{1,100}\.aside-[0-9]{1,9}\.jsonl")
 _BLOCK = 1024 * 1024
 
 
@@ -72,6 +75,12 @@ def strangers(directory: Path) -> list[str]:
     )
 
 
+def aside(directory: Path) -> list[Segment]:
+    """Files that were set aside since they held no chain. Raises OSError."""
+    found = [path for path in directory.iterdir() if _ASIDE.fullmatch(path.name)]
+    return [Segment(0, path) for path in sorted(found)]
+
+
 def is_held(path: Path) -> bool:
     """Whether a process writes to the segment. Raises OSError."""
     with path.open("rb") as file:
@@ -87,6 +96,16 @@ def first_record(path: Path) -> int:
     with path.open("rb") as file:
         begins = chain.beginning(file.readline(chain.LONGEST_LINE))
         return begins.seq if begins else 0
+
+
+def end_of(segment: Segment) -> Head:
+    """The head after the last line that is a record. Raises OSError."""
+    last = b""
+    with suppress(UnreadableError):
+        for line in Lines(segment):
+            if chain.beginning(line):
+                last = line
+    return chain.head_of(last) or START
 
 
 class Lines:

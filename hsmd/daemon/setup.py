@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
 from hsmd import store as stores
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.audit.records import of_call
@@ -15,7 +17,7 @@ from hsmd.config import ConfigError, Settings
 from hsmd.daemon import notary
 from hsmd.daemon.wiring import Pin, now_millis, open_audit, open_store, open_token
 from hsmd.domain import administrators, builtin, passwords
-from hsmd.domain.core import CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
+from hsmd.domain.core import AUDIT_KEY_LABEL, CREDENTIAL_KEY_LABEL, ROOT_KEY_LABEL, SEALING_KEY_LABEL
 from hsmd.errors import Error
 from hsmd.hsm import Token
 from hsmd.store import Store, Tx
@@ -110,6 +112,17 @@ def appoint(settings: Settings, *, pin: str, domain: str, user: str, operator: b
             store.close()
     finally:
         token.close()
+
+
+def audit_key(settings: Settings, *, pin: str) -> str:
+    """The public audit key as PEM. Raises TokenRefused, Error(UNAVAILABLE)."""
+    token = open_token(settings.hsm, Pin(pin, "given"))
+    token.connect()
+    try:
+        public = load_der_public_key(token.public_key_of(AUDIT_KEY_LABEL))
+    finally:
+        token.close()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _record(settings: Settings, command: str, event: str, user_id: str) -> None:
