@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.audit import checkpoints
-from hsmd.audit.checkpoints import CheckpointFile, fingerprint
+from hsmd.audit.checkpoints import CheckpointFile
 from hsmd.audit.file import UNROTATED, ChainFile, Rotation
 from hsmd.audit.follow import Follower
 from hsmd.audit.verify import Keys, Report, verify
@@ -29,6 +29,11 @@ class Notary:
     def public(self) -> bytes:
         """PEM."""
         return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def der(self) -> bytes:
+        """SubjectPublicKeyInfo."""
+        return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def write(self, name: str, *records: dict[str, Any]) -> None:
         """In one go."""
@@ -55,11 +60,10 @@ class Notary:
         file = CheckpointFile(
             self.directory,
             lambda message: self.key.sign(message, ec.ECDSA(hashes.SHA256())),
-            fingerprint(self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)),
             durable=False,
             rotation=rotation,
         )
-        file.append(follower.heads)
+        file.append(follower.heads, self.der)
         file.close()
         follower.close()
         assert follower.trouble() == []

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from hsmd.audit.chain import beginning, digest, linked
+from hsmd.audit.chain import Head, digest, linked
+from hsmd.audit.checkpoints import CheckpointFile
 from hsmd.audit.file import Rotation
-from hsmd.audit.verify import Keys, Report
+from hsmd.audit.verify import Keys, Report, verify
 from tests.audits import Notary, lines
 
 MANY = 10_000
@@ -220,8 +223,6 @@ def test_a_log_of_another_key(notary: Notary, tmp_path: Path) -> None:
 
 
 def test_both_keys_of_a_log_that_two_have_signed(notary: Notary) -> None:
-    from hsmd.audit.verify import verify
-
     notary.fill("worker-0", 3)
     notary.checkpoint()
     first = notary.public
@@ -251,22 +252,12 @@ def test_checkpoints_are_a_chain_themselves(notary: Notary, what: str) -> None:
     path.write_bytes(b"".join(made[what]))
     if what == "backwards":  # signed, but no chain gets shorter
         (notary.directory / "worker-0.jsonl").write_bytes(b"")
-        head = {"worker-0": beginning(three.rstrip(b"\n"))}
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        from hsmd.audit.checkpoints import CheckpointFile, fingerprint  # as a daemon would that believed it
-
-        der = notary.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         file = CheckpointFile(
             notary.directory,
             lambda message: notary.key.sign(message, ec.ECDSA(hashes.SHA256())),
-            fingerprint(der),
             durable=False,
         )
-        assert head["worker-0"] is not None
-        file.append({"worker-0": head["worker-0"]})
+        file.append({"worker-0": Head(1, "0" * 64)}, notary.der)
         file.close()
     report = notary.verify()
     if what == "all":
@@ -275,6 +266,19 @@ def test_checkpoints_are_a_chain_themselves(notary: Notary, what: str) -> None:
         return
     numbers = {"removed": 2, "swapped": 2, "doubled": 3, "forged": 2, "backwards": 5}
     assert ("checkpoints", numbers[what]) in [(each.chain, each.seq) for each in report.faults]
+
+
+def test_a_token_that_signs_with_another_key(notary: Notary) -> None:
+    """No checkpoint is written that nobody could check."""
+    notary.fill("worker-0", 1)
+    other = ec.generate_private_key(ec.SECP256R1())
+    file = CheckpointFile(
+        notary.directory, lambda message: other.sign(message, ec.ECDSA(hashes.SHA256())), durable=False
+    )
+    with pytest.raises(ValueError, match="another key"):
+        file.append({"worker-0": Head(1, "0" * 64)}, notary.der)
+    file.close()
+    assert (notary.directory / "checkpoints.chain").read_bytes() == b""
 
 
 # Segments

@@ -22,6 +22,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
 from hsmd.audit import chain, segments
 from hsmd.audit.chain import Head
 from hsmd.audit.file import UNROTATED, ChainFile, Rotation
@@ -119,32 +124,35 @@ def witness(directory: Path, name: str) -> Head | None:
 
 
 class CheckpointFile:
-    """Appends checkpoints in `directory`, signed by `sign` with the key of this fingerprint; one writer.
+    """Appends checkpoints in `directory`, signed by `sign`; one writer.
 
-    Methods raise OSError, and what `sign` raises.
+    Methods raise OSError, what `sign` raises, and ValueError for a signature by another key than is named.
     """
 
     def __init__(
         self,
         directory: Path,
         sign: Sign,
-        key: str,
         *,
         durable: bool,
         rotation: Rotation = UNROTATED,
     ) -> None:
         self._sign = sign
-        self._key = key
+        self._key: ec.EllipticCurvePublicKey | None = None
         path = directory / f"{NAME}{segments.CHECKPOINTS}"
         self._file = ChainFile(path, durable=durable, rotation=rotation, finish=self._signed, quiet=True)
 
-    def append(self, chains: Mapping[str, Head]) -> None:
-        """Sign where the chains stand."""
+    def append(self, chains: Mapping[str, Head], public_key: bytes) -> None:
+        """Sign where the chains stand, with the key whose SubjectPublicKeyInfo (DER) this is."""
+        key = load_der_public_key(public_key)
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("no EC key")  # noqa: TRY004  # the key is wrong, not a type
+        self._key = key
         body = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "chains": {name: [head.seq, head.digest] for name, head in sorted(chains.items())},
             "records": sum(head.seq for head in chains.values()),
-            "key": self._key,
+            "key": fingerprint(public_key),
         }
         self._file.append([json.dumps(body, separators=(",", ":")).encode()])
 
@@ -154,5 +162,10 @@ class CheckpointFile:
 
     def _signed(self, line: bytes) -> bytes:
         before = line[:-1]  # without its closing brace
-        signature = base64.b64encode(self._sign(SIGNED_AS + before))
-        return before + _SIGNATURE + signature + b'"}'
+        signature = self._sign(SIGNED_AS + before)
+        try:
+            assert self._key is not None  # noqa: S101  # append has set it
+            self._key.verify(signature, SIGNED_AS + before, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature as error:
+            raise ValueError("the HSM has signed with another key") from error
+        return before + _SIGNATURE + base64.b64encode(signature) + b'"}'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hsmd.audit import checkpoints, segments
-from hsmd.audit.checkpoints import CheckpointFile, fingerprint
+from hsmd.audit.checkpoints import CheckpointFile
 from hsmd.audit.file import Rotation, sync_directory
 from hsmd.audit.follow import Follower
 from hsmd.audit.segments import Segment
@@ -103,7 +103,7 @@ class Notary:
             if self._is_due() or (last and self._waiting):
                 self._sign()
             self._pack()
-        except (Error, OSError, ValueError) as error:
+        except (Error, ConfigError, OSError, ValueError) as error:
             trouble = str(error)
         if trouble and trouble != self._trouble:
             log.error("the audit log gets no checkpoints: %s", trouble)
@@ -147,14 +147,15 @@ class Notary:
         if self._settings.durable:
             self._follower.sync()  # a checkpoint must not outlive what it counts
         if self._file is None:
+            ensure_key(self._settings, self._token)  # it may have been away when the daemon started
             self._file = CheckpointFile(
                 self._settings.directory,
                 lambda message: self._token.sign_with(AUDIT_KEY_LABEL, message),
-                fingerprint(self._token.public_key_of(AUDIT_KEY_LABEL)),
                 durable=self._settings.durable,
                 rotation=rotation(self._settings),
             )
-        self._file.append(self._follower.heads)
+        # Asked for each time: another token may have come in its place.
+        self._file.append(self._follower.heads, self._token.public_key_of(AUDIT_KEY_LABEL))
         self._waiting = 0
 
     def _is_written(self) -> bool:

@@ -4,6 +4,7 @@ The jobs have a thread of their own. One that is stuck inside the HSM's module m
 lock, and only the end of the process gives that back: so the main thread stays free to leave.
 """
 
+import hashlib
 import logging
 import os
 import signal
@@ -16,8 +17,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
+from hsmd import __version__
 from hsmd.audit import Log
-from hsmd.audit.records import of_call
+from hsmd.audit.records import of_call, of_log
 from hsmd.caller import Caller
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
@@ -53,6 +55,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
         log.warning("%s", error)
     core.token.watch()
     keystores.connect(core)
+    _record_start(audit, settings)
     ready()
     holder = f"{socket.gethostname()}:{os.getpid()}"
     # A keystore's token may hold the thread that uses it: so each has its own.
@@ -83,6 +86,16 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None]) -> int:
 
     watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0
+
+
+def _record_start(audit: Log, settings: Settings) -> None:
+    """The record of the configuration that counts from now on, by its hash: nothing of it is secret."""
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()
+    detail = {"sha256": digest, "version": __version__}
+    try:
+        audit.append(of_log("loadConfiguration", "warden", detail), timeout=_AUDIT_SECONDS)
+    except Error as error:  # calls will be refused, too, until it can be written
+        log.error("the start is not recorded: %s", error)  # noqa: TRY400  # the reason says it all
 
 
 @dataclass(frozen=True, slots=True)
