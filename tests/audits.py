@@ -45,7 +45,9 @@ class Notary:
                 rotation=self.rotation,
                 witness=lambda: checkpoints.witness(self.directory, name),
             )
-        self.files[name].append(json.dumps(each, separators=(",", ":")).encode() for each in records)
+        self.files[name].append(
+            json.dumps(each, separators=(",", ":"), ensure_ascii=False).encode() for each in records
+        )
 
     def fill(self, name: str, count: int, each: int = 1) -> None:
         """So many records like those of calls, `each` at a time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from hsmd.audit import segments
-from hsmd.audit.segments import Segment
+from hsmd.audit.segments import Lines
 
 Form = Literal["jsonl", "csv"]
 
@@ -67,7 +67,11 @@ class Wanted:
     def texts(self) -> list[bytes]:
         """What must stand in its line, whatever else does."""
         values = (self.key, self.principal, self.event, self.result, self.request_id, self.source)
-        return [json.dumps(each, ensure_ascii=False)[1:-1].encode() for each in values if each]
+        return [
+            json.dumps(each, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace")
+            for each in values
+            if each
+        ]
 
 
 ANYTHING = Wanted()
@@ -117,9 +121,9 @@ class Search:
         found: list[Found] = []
         for known in _sources(self._directory):
             of_chain: deque[Found] = deque(maxlen=count)
-            for segment in reversed(known):
+            for lines in reversed(known):
                 newer, missing = list(of_chain), count - len(of_chain)
-                of_chain = deque([*deque(self._of([segment]), maxlen=missing), *newer], maxlen=count)
+                of_chain = deque([*deque(self._of([lines]), maxlen=missing), *newer], maxlen=count)
                 if len(of_chain) >= count:
                     break
             found += of_chain
@@ -139,17 +143,17 @@ class Search:
             return None
         return Found(line, record) if self._wanted.fits(record) else None
 
-    def _of(self, known: Iterable[Segment]) -> Iterator[Found]:
-        for segment in known:
-            for line in segments.Lines(segment):
+    def _of(self, known: Iterable[Lines]) -> Iterator[Found]:
+        for lines in known:
+            for line in lines:
                 found = self.take(line)
                 if found is not None:
                     yield found
 
 
-def _sources(directory: Path) -> list[list[Segment]]:
+def _sources(directory: Path) -> list[list[Lines]]:
     """Chains, and what was set aside from before there were any."""
-    return [*segments.chains(directory).values(), *([each] for each in segments.aside(directory))]
+    return [*segments.snapshot(directory), *([Lines(each)] for each in segments.aside(directory))]
 
 
 def export(

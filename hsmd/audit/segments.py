@@ -9,6 +9,7 @@ A file of another name is no part of the log.
 
 import fcntl
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -109,10 +110,14 @@ def end_of(segment: Segment) -> Head:
 
 
 class Lines:
-    """The lines of one segment, without their newlines. `torn` is what stands behind the last newline."""
+    """The lines of one segment, without their newlines. `torn` is what stands behind the last newline.
 
-    def __init__(self, segment: Segment) -> None:
+    `file` is the segment, opened before; to be read once. A plain one that was packed since is read packed.
+    """
+
+    def __init__(self, segment: Segment, file: BinaryIO | None = None) -> None:
         self._segment = segment
+        self._file = file
         self.torn = b""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -129,7 +134,38 @@ class Lines:
 
     def _open(self) -> BinaryIO:
         path = self._segment.path
-        return gzip.open(path, "rb") if self._segment.packed else path.open("rb")  # type: ignore[return-value]  # alike
+        if self._file is not None:
+            return self._file
+        if not self._segment.packed:
+            try:
+                return path.open("rb")
+            except FileNotFoundError:
+                path = Path(f"{path}{PACKED}")
+        return gzip.open(path, "rb")  # type: ignore[return-value]  # it reads alike
+
+
+def snapshot(directory: Path) -> list[list[Lines]]:
+    """All chains as they stand now; a rotation meanwhile takes nothing away and adds nothing. Raises OSError.
+
+    So the files that are being written are opened before the others are looked for.
+    """
+    writing: dict[str, BinaryIO] = {}
+    for name, known in chains(directory).items():
+        if known[-1].first == ACTIVE:
+            with suppress(FileNotFoundError):
+                writing[name] = known[-1].path.open("rb")
+    found = []
+    for name, known in chains(directory).items():
+        file = writing.get(name)
+        lines = [Lines(each) for each in known if each.first != ACTIVE and not _is_same(each, file)]
+        found.append([*lines, *([Lines(known[-1], file)] if file else [])])
+    return found
+
+
+def _is_same(segment: Segment, file: BinaryIO | None) -> bool:
+    with suppress(FileNotFoundError):
+        return file is not None and os.path.samestat(segment.path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def _read(file: BinaryIO) -> bytes:
