@@ -58,8 +58,7 @@ class _Chain:
         for segment in reversed(known):
             if segment.packed:
                 continue
-            handle = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            first = chain.beginning(_lines_at(handle, 0)[0])
+            handle, first = _opened(segment.path)
             if first is not None and first.seq <= self.head.seq + 1:
                 self.close()
                 self.handle, self.offset = handle, 0
@@ -76,8 +75,7 @@ class _Chain:
         if last.packed or not last.path.stat().st_size:
             self.seek([each for each in known if each.first != segments.ACTIVE])
             return False
-        handle = os.open(last.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        first = chain.beginning(_lines_at(handle, 0)[0])
+        handle, first = _opened(last.path)
         if first is None:
             os.close(handle)
             return False
@@ -136,6 +134,16 @@ class _Chain:
             self.trouble.append(f"record {expected.seq} of {self.name} does not follow the one before it")
         seq = found.seq if found else expected.seq
         self.head = chain.after(Head(seq - 1, ""), line)
+
+
+def _opened(path: Path) -> tuple[int, Head | None]:
+    """The file, and what its first line follows. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return handle, chain.beginning(_lines_at(handle, 0)[0])
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def _lines_at(handle: int, offset: int) -> list[bytes]:
