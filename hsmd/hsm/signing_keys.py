@@ -49,12 +49,12 @@ class SigningWork(KeptWork):
             return all(_found(desk, label, kind) for kind in _HALVES)
 
     def public_key_of(self, label: str) -> bytes:
-        """The public half of a pair, as SubjectPublicKeyInfo. Raises Error(UNAVAILABLE) unless there is one."""
+        """The public half of a pair, as SubjectPublicKeyInfo. Raises Error(UNAVAILABLE) without one."""
         with self._desk().call() as desk:
             return public_key(desk, _P256, _only(desk, label, ObjectClass.PUBLIC_KEY))
 
     def sign_with(self, label: str, message: bytes) -> bytes:
-        """ECDSA with SHA-256, DER, by the pair of that label. Raises Error(UNAVAILABLE) unless there is one."""
+        """ECDSA with SHA-256, DER, by the pair of that label. Raises Error(UNAVAILABLE) without one."""
         with self._desk().call() as desk:
             key = _only(desk, label, ObjectClass.PRIVATE_KEY)
             return schemes.sign(desk.session, key, _P256, _SIGNING, message, digest=False)
