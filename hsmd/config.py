@@ -151,6 +151,12 @@ class Audit:
 
     directory: Path = Path("/var/lib/hsmd/audit")
     durable: bool = True  # on disk (fdatasync) before the answer leaves
+    on_failure: str = "refuse"  # what becomes of calls that can't be recorded: "refuse", "continue"
+    segment_megabytes: float = _within(64.0, 0.001, 10_000)  # a fuller file is rotated
+    segment_hours: float = _within(24.0, 0.001, 8760)  # an older one, too
+    compress: bool = True  # what is rotated, once a checkpoint counts it
+    checkpoint_seconds: float = _within(10.0, 0.1, 3600)  # a signature so long after a record, at the latest
+    checkpoint_records: int = _within(1000, 1, 1_000_000)  # or after so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +324,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     if not _REGION.fullmatch(built.region):  # it stands in alias URNs, between colons
         raise ConfigError(f"region: letters, digits, - and _ are due, not {built.region!r}")
     _check_names("grpc.gateways", built.grpc.gateways)
+    if built.audit.on_failure not in ("refuse", "continue"):
+        raise ConfigError(f'audit.on_failure: "refuse" or "continue" is due, not {built.audit.on_failure!r}')
     _check_peers(built)
     _check_keystores(built.keystores)
     if built.seal.file is not None and not built.admin.enabled:

@@ -171,6 +171,7 @@ class Bench:
             "HSMD__LOG__LEVEL": "WARNING",
         }
         children = stack.enter_context(Children(20.0))
+        self._start_unaudited(children, data / "unaudited", environment, ports[0] + 1)
         hsmd = str(Path(sys.executable).with_name("hsmd"))
         for command in ("serve", "gateway"):
             argv = [hsmd, command, "--config", str(self.development.config)]
@@ -178,6 +179,27 @@ class Bench:
             child.wait_until_ready(_READY_SECONDS)
             if command == "serve":
                 self.idle_bytes = [resident(pid) for pid in _children_of(child.process.pid)]
+
+    def _start_unaudited(self, children: Children, data: Path, settings: dict[str, str], port: int) -> None:
+        """A second daemon, with one worker and no audit log."""
+        other = prepare(data, grpc_port=port, rest_port=port + 1)
+        with other.config.open("a", encoding="utf-8") as file:
+            file.write(
+                f'\n[[grpc.unix]]\npath = "{self._sockets}/unaudited.sock"\n'
+                f'user_id = "{other.user_id}"\nproject_id = "{other.project_id}"\n'
+            )
+        argv = [sys.executable, str(_METERS), "unaudited", "serve", "--config", str(other.config)]
+        environment = {**settings, "HSMD__GRPC__WORKERS": "1"}
+        child = children.start("hsmd unaudited", argv, data / "serve.log", environment)
+        child.wait_until_ready(_READY_SECONDS)
+
+    def _unaudited(self) -> Load:
+        target = self._sockets / "unaudited.sock"
+        with Client(f"unix:{target}") as client:
+            key = client.create_key("bench")
+            answer = len(client.encrypt(key, DATA))
+        request = crypto_pb2.EncryptDataRequest(key_id=key, plain_text=DATA).SerializeToString()
+        return grpc_load([target], ENCRYPT, request, self._sockets / "encrypt-unaudited", answer)
 
     def rows(self) -> list[Row]:
         """Everything to measure, floors first."""
@@ -216,6 +238,11 @@ class Bench:
             Row("gRPC: empty echo, one process", empty(echoes[:1])),
             Row("gRPC: empty echo, two processes", empty(echoes)),
             Row("encrypt-data 1 KiB, one worker", encrypt(workers[:1]), "gRPC: empty echo, one process"),
+            Row(
+                "encrypt-data 1 KiB, one worker, no audit log",
+                self._unaudited(),
+                "encrypt-data 1 KiB, one worker",
+            ),
             Row(
                 "encrypt-data 1 KiB, two workers",
                 encrypt(workers),

@@ -9,14 +9,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hsmd.audit import Log
+from hsmd.audit import Log, Rotation
 from hsmd.errors import UNAVAILABLE, Error
 
 PATIENCE = 30.0  # for what must succeed, however slow the machine
@@ -33,8 +36,8 @@ def path(tmp_path: Path) -> Path:
 def make(path: Path) -> Iterator[Make]:
     made: list[Log] = []
 
-    def log(where: Path = path, *, durable: bool = True) -> Log:
-        made.append(Log(where, durable=durable))
+    def log(where: Path = path, *, durable: bool = True, **options: Any) -> Log:
+        made.append(Log(where, durable=durable, **options))
         return made[-1]
 
     yield log
@@ -42,10 +45,26 @@ def make(path: Path) -> Iterator[Make]:
         each.close()
 
 
-def records(path: Path) -> list[dict[str, object]]:
+def records(path: Path, *, first: bool = True) -> list[dict[str, Any]]:
+    """What the lines say; each says its number and the hash of the one before."""
     data = path.read_bytes()
     assert data == b"" or data.endswith(b"\n")
-    return [json.loads(line) for line in data.split(b"\n")[:-1]]
+    found: list[dict[str, Any]] = []
+    before = "0" * 64 if first else ""
+    for line in data.split(b"\n")[:-1]:
+        record = json.loads(line)
+        assert list(record)[:2] == ["seq", "prev"]
+        number, said = record.pop("seq"), record.pop("prev")
+        assert number == len(found) + 1 or not first
+        assert said == before or not before
+        before = sha256(line).hexdigest()
+        found.append(record)
+    return found
+
+
+def told(path: Path) -> list[str]:
+    """The log's own events."""
+    return [str(each["event"]) for each in records(path, first=False) if "event" in each]
 
 
 def refused(log: Log, record: Mapping[str, object], timeout: float = PATIENCE) -> Error:
@@ -66,7 +85,9 @@ def test_a_record_is_one_compact_line_in_its_own_order(make: Make, path: Path, d
     log = make(durable=durable)
     log.append({"z": 1, "a": "Zoë\nline\u2028", "n": None}, PATIENCE)
     log.append(MappingProxyType({"ok": True}), PATIENCE)
-    assert path.read_text(encoding="utf-8") == '{"z":1,"a":"Zoë\\nline\u2028","n":null}\n{"ok":true}\n'
+    first = f'{{"seq":1,"prev":"{"0" * 64}","z":1,"a":"Zoë\\nline\u2028","n":null}}'
+    second = f'{{"seq":2,"prev":"{sha256(first.encode()).hexdigest()}","ok":true}}'
+    assert path.read_text(encoding="utf-8") == f"{first}\n{second}\n"
 
 
 # Surrogates too: what a client sent need not be Unicode
@@ -186,7 +207,9 @@ def test_a_read_only_directory_refuses_until_it_is_not() -> None:
     with tempfile.TemporaryDirectory() as top:  # not below tmp_path, which is closed to others
         Path(top).chmod(0o777)
         said, _ = child(READ_ONLY, Path(top) / "audit" / "worker.jsonl").communicate(timeout=60)
-    assert said.splitlines() == ["KMS.0104 PermissionError", '{"number":2}']
+    refusal, line = said.splitlines()
+    assert refusal == "KMS.0104 PermissionError"
+    assert json.loads(line)["number"] == 2
 
 
 def test_a_stalled_disk_refuses_in_time_and_goes_on_by_itself(make: Make, path: Path) -> None:
@@ -219,8 +242,8 @@ def test_a_stalled_disk_refuses_in_time_and_goes_on_by_itself(make: Make, path: 
         log.append({"number": "last"}, PATIENCE)
         drainer.join(PATIENCE)
         lines = [json.loads(line) for line in received.splitlines()]
-        assert lines[-1] == {"number": "last"}
-        assert {"number": 1} not in lines  # its caller had gone before its turn came
+        assert lines[-1]["number"] == "last"
+        assert 1 not in [each.get("number") for each in lines]  # its caller had gone before its turn came
     finally:
         log.close()
         os.close(reading)
@@ -245,16 +268,133 @@ def test_too_many_waiting_records_are_refused_at_once(make: Make, path: Path) ->
 
 
 def test_a_half_line_of_a_crash_is_cut_off(make: Make, path: Path) -> None:
-    path.parent.mkdir()
+    first = make()
+    first.append({"number": 1}, PATIENCE)
+    first.close()
+    whole = path.read_bytes()
     for rest in (b'{"half', b"x" * 200_000):
-        path.write_bytes(b'{"number":1}\n' + rest)
+        path.write_bytes(whole + rest)
         log = make()
         log.append({"number": 2}, PATIENCE)
         log.close()
-        assert records(path) == [{"number": 1}, {"number": 2}]
+        one, torn, two = records(path)
+        assert (one, two) == ({"number": 1}, {"number": 2})
+        assert torn["event"] == "auditLineTorn"
+        assert torn["detail"] == {"bytes": len(rest), "sha256": sha256(rest).hexdigest()}
     path.write_bytes(b"no newline at all")
     make().append({"number": 3}, PATIENCE)
-    assert records(path) == [{"number": 3}]
+    assert told(path) == ["auditLineTorn"]
+    assert records(path)[-1] == {"number": 3}
+
+
+def test_a_log_from_before_there_were_chains_is_set_aside(make: Make, path: Path) -> None:
+    path.parent.mkdir()
+    old = b'{"time":"2026-01-01T00:00:00.000+00:00","event":"createKey"}\n' * 3
+    path.write_bytes(old)
+    make().append({"number": 1}, PATIENCE)
+    aside = path.with_name("worker.aside-1.jsonl")
+    assert aside.read_bytes() == old
+    first, second = records(path)
+    assert first["event"] == "auditFileSetAside"
+    assert first["detail"] == {"file": aside.name, "sha256": sha256(old).hexdigest()}
+    assert second == {"number": 1}
+
+
+def test_a_chain_goes_on_where_it_ended(make: Make, path: Path) -> None:
+    for number in range(1, 4):
+        log = make()
+        log.append({"number": number}, PATIENCE)
+        log.close()
+    assert records(path) == [{"number": 1}, {"number": 2}, {"number": 3}]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_chain_goes_on_behind_what_was_rotated(make: Make, path: Path, packed: bool) -> None:
+    """A crash came between the rotation and the next record."""
+    log = make()
+    for number in (1, 2):
+        log.append({"number": number}, PATIENCE)
+    log.close()
+    rotated = path.with_name("worker.000000000001.jsonl")
+    path.rename(rotated)
+    if packed:
+        subprocess.run(["gzip", str(rotated)], check=True)
+    make().append({"number": 3}, PATIENCE)
+    line = json.loads(path.read_text())
+    assert (line["seq"], line["number"]) == (3, 3)
+
+
+def test_full_files_are_rotated_and_the_chain_goes_through(make: Make, path: Path) -> None:
+    log = make(rotation=Rotation(size=1000))
+    for number in range(1, 51):
+        log.append({"number": number}, PATIENCE)
+    files = sorted(path.parent.glob("worker.*.jsonl"))
+    assert len(files) == 4
+    assert all(1000 <= file.stat().st_size < 1200 for file in files)
+    whole = b"".join(file.read_bytes() for file in [*files, path])
+    (path.parent / "whole").write_bytes(whole)
+    assert records(path.parent / "whole") == [{"number": number} for number in range(1, 51)]
+    for file in files:
+        assert json.loads(file.read_bytes().splitlines()[0])["seq"] == int(file.name.split(".")[1])
+
+
+def test_old_files_are_rotated_also_after_a_restart(make: Make, path: Path) -> None:
+    then = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    log = make()
+    log.append({"time": then}, PATIENCE)
+    log.close()
+    make(rotation=Rotation(seconds=3 * 3600)).append({"number": 2}, PATIENCE)
+    assert len(records(path)) == 2
+    for log in (make(path.with_name("other.jsonl")),):
+        log.append({"time": then}, PATIENCE)
+        log.close()
+    again = make(path.with_name("other.jsonl"), rotation=Rotation(seconds=3600))
+    again.append({"number": 2}, PATIENCE)
+    assert [each.name for each in sorted(path.parent.glob("other*"))] == [
+        "other.000000000001.jsonl",
+        "other.jsonl",
+    ]
+
+
+def test_what_a_disk_could_hold_of_several_lines_stays_and_counts(path: Path) -> None:
+    """Of lines written together some were whole before the disk was full: a reader may have seen them."""
+    done = child(PARTLY, path)
+    said, _ = done.communicate(timeout=120)
+    assert done.returncode == 0
+    kept = int(said)
+    assert 0 < kept < 20
+    numbers = [each["number"] for each in records(path)]
+    assert numbers == [*range(kept), "after"]
+
+
+PARTLY = """
+import resource
+from hsmd.audit.file import ChainFile
+def room(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+path = Path(sys.argv[1])
+file = ChainFile(path, durable=True)
+room(1000)
+try:
+    file.append(b'{"number":%d}' % number for number in range(20))
+    sys.exit("it was written")
+except OSError:
+    print(path.read_bytes().count(b"\\n"))
+room(resource.RLIM_INFINITY)
+file.append([b'{"number":"after"}'])
+"""
+
+
+def test_lost_records_are_counted_where_calls_go_on(make: Make, path: Path) -> None:
+    path.parent.write_text("a file is in the way")
+    log = make(forgiving=True)
+    for _ in range(3):
+        log.append({"number": 1}, PATIENCE)
+    path.parent.unlink()
+    log.append({"number": 2}, PATIENCE)
+    log.append({"number": 3}, PATIENCE)
+    loss, *rest = records(path)
+    assert (loss["event"], loss["detail"]) == ("auditRecordsLost", {"records": 3})
+    assert rest == [{"number": 2}, {"number": 3}]
 
 
 def test_a_file_that_was_moved_or_removed_is_followed_by_a_new_one(make: Make, path: Path) -> None:
@@ -266,7 +406,8 @@ def test_a_file_that_was_moved_or_removed_is_followed_by_a_new_one(make: Make, p
     path.unlink()
     log.append({"number": 3}, PATIENCE)
     assert records(moved) == [{"number": 1}]
-    assert records(path) == [{"number": 3}]
+    assert records(path, first=False) == [{"number": 3}]
+    assert json.loads(path.read_bytes())["seq"] == 3  # what is gone is seen to be gone
 
 
 def test_two_writers_of_one_file_are_not_let_in(make: Make, path: Path) -> None:
@@ -319,5 +460,5 @@ def test_kill_9_loses_nothing_that_was_answered(make: Make, path: Path) -> None:
     process.wait()
     process.stdout.close()
     make().append({"thread": "next", "line": 0}, PATIENCE)  # the dead process's lock is gone
-    found = {f"{record['thread']} {record['line']}\n" for record in records(path)}
+    found = {f"{each['thread']} {each['line']}\n" for each in records(path) if "thread" in each}
     assert set(answered) <= found

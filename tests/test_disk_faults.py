@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,12 +13,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from hsmd.audit.verify import Keys, verify
 from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import crypto_pb2, keys_pb2
 from hsmd.pb.v1.crypto_pb2_grpc import CryptoStub
 from tests.faults import change_rows, locked_store, processes, rows
 from tests.stand import Stand, eventually, standing
 
+_HSMD = Path(sys.executable).with_name("hsmd")
 _TWO_WORKERS = {"HSMD__GRPC__WORKERS": "2"}
 
 
@@ -122,6 +126,17 @@ def test_no_answer_without_its_audit_record(
     assert rows(two, "SELECT count(*) FROM keys") == [(2,)]
     assert "the audit record can't be written" in "".join(callers[0].refused)
     assert "is written again" in two.log()
+    _is_whole(two)
+
+
+def _is_whole(stand: Stand) -> None:
+    """Nothing of the log's chains was hurt, and all of it is signed for in the end."""
+    argv = [str(_HSMD), "audit-key", "--config", str(stand.dev.config)]
+    key = subprocess.run(argv, capture_output=True, check=True, env={**os.environ, **stand.settings}).stdout
+    stand.stop()
+    report = verify(stand.dev.data / "audit", Keys.of([key]))
+    assert (report.faults, report.unsigned, report.torn) == ([], {}, {})
+    assert report.records >= len(stand.audit())
 
 
 def _each(callers: list[Caller], what: str) -> None:

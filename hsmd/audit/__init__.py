@@ -1,5 +1,6 @@
-"""The record of every call: whole lines, on disk before the answer leaves."""
+"""The record of every call: whole lines, chained and signed for, on disk before the answer leaves."""
 
+from hsmd.audit.file import Rotation
 from hsmd.audit.log import Log
 
-__all__ = ["Log"]
+__all__ = ["Log", "Rotation"]

@@ -1,11 +1,11 @@
 """The audit log's front: any thread appends a record and goes on when it is written, or is refused in time.
 
-One thread of the log's own does the writing. It takes all records that wait, writes and synchronises them
-together and lets their callers go: the slower the disk, the more calls share one turn. A disk that stalls
-holds up this thread only; callers wait as long as they can and are refused, and the log goes on by itself
-when the disk does. (One of the callers could write for the others and save a switch of threads, some 10 µs,
-but no timeout could free it from a stalled disk.) A record whose caller gave up may still be written: a
-call that was refused can be in the log, one that was answered always is.
+One thread of the log's own does the writing. It takes all records that wait, links, writes and synchronises
+them together and lets their callers go: the slower the disk, the more calls share one turn. A disk that
+stalls holds up this thread only; callers wait as long as they can and are refused, and the log goes on by
+itself when the disk does. (One of the callers could write for the others and save a switch of threads, some
+10 µs, but no timeout could free it from a stalled disk.) A record whose caller gave up may still be written:
+a call that was refused can be in the log, one that was answered always is.
 """
 
 import json
@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from hsmd.audit.file import LineFile
+from hsmd.audit import checkpoints
+from hsmd.audit.file import UNROTATED, ChainFile, Rotation
+from hsmd.audit.records import of_log
 from hsmd.errors import UNAVAILABLE, Error
 
 WAITING_RECORDS = 4096  # more are refused at once: the disk has stalled
@@ -27,10 +29,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 class _Entry:
-    __slots__ = ("done", "failure", "given_up", "line")
+    __slots__ = ("body", "done", "failure", "given_up")
 
-    def __init__(self, line: bytes) -> None:
-        self.line = line
+    def __init__(self, body: bytes) -> None:
+        self.body = body
         self.failure: Exception | None = None
         self.given_up = False
         self.done = threading.Lock()  # held until the record's fate is known
@@ -40,13 +42,30 @@ class _Entry:
 class Log:
     """The audit log of one process, made after the fork; safe for threads.
 
-    `path` is this process's own file, mode 0600, made when it is needed, in a directory of mode 0700.
-    `durable`: on disk before `append` returns, not only with the operating system.
+    `path` is this process's own file, mode 0600, made when it is needed, in a directory of mode 0700; its
+    name without the suffix names the chain. `durable`: on disk before `append` returns, not only with the
+    operating system. `forgiving`: a record that can't be written is counted, not refused, and how many there
+    were is a record of its own as soon as that can be written.
     """
 
-    def __init__(self, path: Path, *, durable: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durable: bool,
+        rotation: Rotation = UNROTATED,
+        forgiving: bool = False,
+    ) -> None:
         self._path = path
-        self._file = LineFile(path, durable=durable)
+        self._file = ChainFile(
+            path,
+            durable=durable,
+            rotation=rotation,
+            witness=lambda: checkpoints.witness(path.parent, path.stem),
+        )
+        self._forgiving = forgiving
+        self._lost = 0  # records that were neither written nor refused
+        self._counting = threading.Lock()
         self._waiting: SimpleQueue[_Entry | None] = SimpleQueue()  # None: close
         self._closed = False
         self._failing = False
@@ -54,19 +73,20 @@ class Log:
         self._thread.start()
 
     def append(self, record: Mapping[str, object], timeout: float) -> None:
-        """Write the record as one line of JSON, its fields in the mapping's order.
+        """Write the record as one line of JSON: its place in the chain, then its fields in their order.
 
         Raises Error(UNAVAILABLE) when it isn't written after `timeout` seconds or can't be; ValueError or
         TypeError for what JSON can't hold. A later call may work again.
         """
         # What UTF-8 can't hold, lone surrogates, becomes \udXXX, which is JSON's own spelling.
-        entry = _Entry(_encode(dict(record)).encode("utf-8", "backslashreplace") + b"\n")
-        self._put(entry)
-        if not entry.done.acquire(timeout=max(0.0, timeout)):
-            entry.given_up = True
-            raise Error(UNAVAILABLE, reason="the audit record was not written in time")
-        if entry.failure is not None:
-            raise Error(UNAVAILABLE, reason="the audit record can't be written") from entry.failure
+        entry = _Entry(_encode(dict(record)).encode("utf-8", "backslashreplace"))
+        try:
+            self._put(entry, timeout)
+        except Error:
+            if not self._forgiving:
+                raise
+            with self._counting:
+                self._lost += 1
 
     def close(self) -> None:
         """Write what waits and let go of the file; gives up on a disk that stalls."""
@@ -74,12 +94,17 @@ class Log:
         self._waiting.put(None)
         self._thread.join(_CLOSE_SECONDS)
 
-    def _put(self, entry: _Entry) -> None:
+    def _put(self, entry: _Entry, timeout: float) -> None:
         if self._closed:
             raise Error(UNAVAILABLE, reason="the audit log is closed")
         if self._waiting.qsize() >= WAITING_RECORDS:
             raise Error(UNAVAILABLE, reason="too many audit records wait to be written")
         self._waiting.put(entry)
+        if not entry.done.acquire(timeout=max(0.0, timeout)):
+            entry.given_up = True
+            raise Error(UNAVAILABLE, reason="the audit record was not written in time")
+        if entry.failure is not None:
+            raise Error(UNAVAILABLE, reason="the audit record can't be written") from entry.failure
 
     def _run(self) -> None:
         closing = False
@@ -105,8 +130,12 @@ class Log:
     def _write(self, batch: list[_Entry]) -> None:
         failure: Exception | None = None
         started = time.monotonic()
+        lost = self._lost
         try:
-            self._file.append(b"".join(entry.line for entry in batch))
+            self._file.append([*self._loss(lost), *(entry.body for entry in batch)])
+            if lost:
+                with self._counting:
+                    self._lost -= lost
         except Exception as error:  # whatever it is: these calls are refused, and the thread lives on
             failure = error
         for entry in batch:
@@ -114,10 +143,15 @@ class Log:
             entry.done.release()
         self._report(failure, time.monotonic() - started)
 
+    def _loss(self, lost: int) -> list[bytes]:
+        record = of_log("auditRecordsLost", self._path.stem, {"records": lost})
+        return [_encode(record).encode()] if lost else []
+
     def _report(self, failure: Exception | None, seconds: float) -> None:
         """Tell operators when writing begins to fail and when it works again, not at every call."""
         if failure is not None and not self._failing:
-            _log.error("the audit log %s can't be written, calls are refused: %s", self._path, failure)
+            fate = "calls go unrecorded" if self._forgiving else "calls are refused"
+            _log.error("the audit log %s can't be written, %s: %s", self._path, fate, failure)
         elif failure is None and self._failing:
             _log.warning("the audit log %s is written again", self._path)
         elif seconds > 1.0:

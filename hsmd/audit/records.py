@@ -1,5 +1,6 @@
 """What a record says: who, from where, what, on which key, with which result, how long it took."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from hsmd.caller import Caller
@@ -37,4 +38,21 @@ def of_call(
         "key_version": key_version,
         "process": process,
         "duration_ms": round(seconds * 1000, 3),
+    }
+
+
+def of_log(event: str, process: str, detail: Mapping[str, object]) -> dict[str, object]:
+    """The record of something that befell the log itself, or of what a process is made of."""
+    return {
+        **of_call(
+            Caller("system", source="local"),
+            event=event,
+            method="hsmd/audit",
+            result="OK",
+            resource=f"audit/{process}",
+            key_version=0,
+            process=process,
+            seconds=0.0,
+        ),
+        "detail": dict(detail),
     }

@@ -97,6 +97,19 @@ def appoint(path: Path, domain: str, user: str, *, operator: bool) -> None:
     click.echo(f"{user} ({user_id}) administers {domain}{' and the daemon' if operator else ''}.")
 
 
+@hsmd.command("audit-key")
+@_config_option
+def audit_key(path: Path) -> None:
+    """Print the public audit key (PEM), which `hsmctl audit verify` needs.
+
+    Keep it where this host can't change it. It is read from the HSM; the daemon may be running.
+    """
+    from hsmd.daemon import setup, wiring  # each command loads what it needs
+
+    settings = config.load(path)
+    click.echo(setup.audit_key(settings, pin=wiring.read_pin(settings.hsm).value), nl=False)
+
+
 def main() -> None:
     """Run; a fault ends with one line on standard error: 78 for configuration and HSM, 1 for the rest."""
     from hsmd.hsm import TokenRefused  # `hsmd --version` needs no PKCS#11

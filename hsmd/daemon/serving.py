@@ -15,7 +15,7 @@ from pathlib import Path
 from hsmd import sealfile
 from hsmd import store as stores
 from hsmd.config import ConfigError, Grpc, Settings, admin_door
-from hsmd.daemon import keystores, logs, wiring
+from hsmd.daemon import keystores, logs, notary, wiring
 from hsmd.daemon.seal_line import SealLine
 from hsmd.daemon.sealing import LastFailure, SealedSupervisor
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
@@ -44,7 +44,11 @@ def serve(settings: Settings) -> int:
         wiring.socket_mode(listener)
         wiring.socket_path(listener, 0)
     grpc = settings.grpc
-    with reserved_port(grpc.address, grpc.port, "grpc"), _admin_port(settings):
+    with (
+        notary.only_daemon(settings.audit),
+        reserved_port(grpc.address, grpc.port, "grpc"),
+        _admin_port(settings),
+    ):
         if path is not None:
             return _serve_sealed(settings, path)
         code = run_once(partial(_prepare, settings, lambda: pin))
@@ -116,6 +120,7 @@ def _prepare(settings: Settings, pins: Pins, _ready: Ready) -> int:
             stores.upgrade(settings.store.url)  # not beside a token without our keys
         if there:
             wiring.check_seals(settings, token)
+            notary.ensure_key(settings.audit, token)
     finally:
         token.close()
     return 0

@@ -2,18 +2,23 @@
 
 import secrets
 import string
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hsmd import store as stores
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
 from hsmd.config import ConfigError, Settings
+from hsmd.daemon import notary
 from hsmd.daemon.wiring import Pin, now_millis, open_audit, open_store, open_token
 from hsmd.domain import administrators, builtin, passwords
-from hsmd.domain.core import CREDENTIAL_KEY_LABEL, SEALING_KEY_LABEL
+from hsmd.domain.core import AUDIT_KEY_LABEL, CREDENTIAL_KEY_LABEL, SEALING_KEY_LABEL
+from hsmd.errors import Error
 from hsmd.hsm import Token
 from hsmd.keyring import with_token_key
 from hsmd.store import Store, Tx, roots
@@ -24,6 +29,7 @@ from hsmd.store.identity import Domain, Project, RoleAssignment, User
 
 _FOREIGN = "the store was sealed by another token: a wrong token, or a wrong store"
 _AUDIT_SECONDS = 5.0
+_AUDIT_PAUSE = 0.1
 _SECRET_CHARACTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = ACCESS_KEY.bits // 8
 
@@ -67,15 +73,18 @@ def initialise(
         store = open_store(settings, token)
         try:
             root = _make_keys(token, store)
+            notary.ensure_key(settings.audit, token)
             with store.write() as tx:
                 if rows.is_foreign(tx):
                     raise ConfigError(_FOREIGN)
                 name_root(tx, token, root)
                 if rows.get_domain_by_name(tx, domain) is not None:
                     raise ConfigError(f"the domain {domain} exists already")
-                return first_identity(
+                made = first_identity(
                     tx, token, root, domain, project, user, password, roles, certificate_names
                 )
+                _record(settings, "init", "initialise", made.user_id)
+                return made
         finally:
             store.close()
     finally:
@@ -92,7 +101,6 @@ def appoint(settings: Settings, *, pin: str, domain: str, user: str, operator: b
     token.connect()
     try:
         store = open_store(settings, token)
-        audit = open_audit(settings, "appoint")
         try:
             with store.write() as tx:
                 if rows.is_foreign(tx):
@@ -102,26 +110,49 @@ def appoint(settings: Settings, *, pin: str, domain: str, user: str, operator: b
                 if home is None or found is None:
                     raise ConfigError(f"there is no user {user} in a domain {domain}")
                 administrators.appoint(tx, home.id, found.id, now_millis(), operates=operator)
-                audit.append(_appointed(found.id), timeout=_AUDIT_SECONDS)
+                _record(settings, "appoint", "appointAdministrator", found.id)
                 return found.id
         finally:
-            audit.close()
             store.close()
     finally:
         token.close()
 
 
-def _appointed(user_id: str) -> dict[str, object]:
-    return of_call(
+def audit_key(settings: Settings, *, pin: str) -> str:
+    """The public audit key as PEM. Raises TokenRefused, Error(UNAVAILABLE)."""
+    token = open_token(settings.hsm, Pin(pin, "given"))
+    token.connect()
+    try:
+        public = load_der_public_key(token.public_key_of(AUDIT_KEY_LABEL))
+    finally:
+        token.close()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _record(settings: Settings, command: str, event: str, user_id: str) -> None:
+    """The audit record of a command of `hsmd`. Raises Error(UNAVAILABLE)."""
+    record = of_call(
         Caller("system", source="local"),
-        event="appointAdministrator",
-        method="hsmd appoint",
+        event=event,
+        method=f"hsmd {command}",
         result="OK",
         resource=f"user/{user_id}",
         key_version=0,
-        process="appoint",
+        process=command,
         seconds=0.0,
     )
+    until = time.monotonic() + _AUDIT_SECONDS
+    audit = open_audit(settings, command)
+    try:
+        while True:
+            try:
+                return audit.append(record, timeout=_AUDIT_SECONDS)
+            except Error:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_AUDIT_PAUSE)  # another such command may be writing its own
+    finally:
+        audit.close()
 
 
 def _make_keys(token: Token, store: Store) -> str:

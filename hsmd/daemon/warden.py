@@ -4,6 +4,7 @@ The jobs have a thread of their own. One that is stuck inside the HSM's module m
 lock, and only the end of the process gives that back: so the main thread stays free to leave.
 """
 
+import hashlib
 import logging
 import os
 import signal
@@ -17,13 +18,15 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hsmd import __version__
 from hsmd.api.pool import Pool
 from hsmd.audit import Log
-from hsmd.audit.records import of_call
+from hsmd.audit.records import of_call, of_log
 from hsmd.caller import Caller
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, restoring, watch, wiring
+from hsmd.daemon.notary import Notary
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
 from hsmd.domain.backups import Workshop
@@ -67,6 +70,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
         log.warning("%s", error)
     core.token.watch()
     keystores.connect(core)
+    _record_start(audit, settings)
     door = _open_door(settings, core, audit, pool)
     ready()
     holder = f"{socket.gethostname()}:{os.getpid()}"
@@ -79,6 +83,8 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
         threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
     ]
     threads += _keeping(core, stopping)
+    notary = Notary(settings.audit, core.token)
+    threads.append(threading.Thread(target=notary.run, args=(stopping,), daemon=True, name="notary"))
     for thread in threads:
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
@@ -94,12 +100,23 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
         for thread in threads:
             thread.join()
         audit.close()
+        notary.part(settings.grpc.grace_seconds)
         core.store.close()
         core.token.close()
         keystores.close(core)
 
     watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0
+
+
+def _record_start(audit: Log, settings: Settings) -> None:
+    """The record of the configuration that counts from now on, by its hash: nothing of it is secret."""
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()
+    detail = {"sha256": digest, "version": __version__}
+    try:
+        audit.append(of_log("loadConfiguration", "warden", detail), timeout=_AUDIT_SECONDS)
+    except Error as error:  # calls will be refused, too, until it can be written
+        log.error("the start is not recorded: %s", error)  # noqa: TRY400  # the reason says it all
 
 
 def _keeping(core: Core, stopping: threading.Event) -> list[threading.Thread]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
+from hsmd.daemon import notary
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.domain.lines import Line
 from hsmd.domain.rates import Buckets
@@ -177,7 +178,13 @@ def _lines(settings: Settings, pause: float) -> Mapping[str, Line]:
 
 def open_audit(settings: Settings, process: str) -> Log:
     """Open the process's own audit file."""
-    return Log(settings.audit.directory / f"{process}.jsonl", durable=settings.audit.durable)
+    own = settings.audit
+    return Log(
+        own.directory / f"{process}.jsonl",
+        durable=own.durable,
+        rotation=notary.rotation(own),
+        forgiving=own.on_failure == "continue",
+    )
 
 
 def socket_mode(listener: UnixListener) -> int:

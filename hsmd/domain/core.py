@@ -40,7 +40,7 @@ DAY_MILLIS = 24 * 60 * 60 * 1000
 ROOT_KEY_LABEL = roots.FIRST
 SEALING_KEY_LABEL = "hsmd-sealing"
 CREDENTIAL_KEY_LABEL = "hsmd-credential"
-AUDIT_KEY_LABEL = "hsmd-audit-1"  # made by a ceremony: signs its record and the audit log's checkpoints
+AUDIT_KEY_LABEL = "hsmd-audit-1"  # EC P-256; older tokens get it at the next start
 TOKEN_KEYS = (ROOT_KEY_LABEL, SEALING_KEY_LABEL, CREDENTIAL_KEY_LABEL)
 
 

@@ -119,6 +119,13 @@ class PassageWork(KeptWork):
             found = desk.connection.module.find(desk.session, templates.PERSISTING, _MOST_OBJECTS)
             return sorted((_held(desk, each) for each in found), key=lambda each: (each.label, each.kind))
 
+    def has_signing_key(self, label: str) -> bool:
+        """Whether there is such a pair, both halves of it."""
+        with self._desk().call() as desk:
+            found = desk.connection.module.find(desk.session, templates.labelled(label), _SEVERAL)
+            kinds = {_number(desk, each, Attribute.CLASS) for each in found}
+            return kinds >= {ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY}
+
     def public_key_of(self, label: str) -> bytes:
         """The public half of a pair of ours, SubjectPublicKeyInfo. Raises Error(UNAVAILABLE) without one."""
         with self._desk().call() as desk:
