@@ -9,6 +9,8 @@ import pytest
 from tests.ceremonies import LABELS, Host, Person, first_user, people, pick
 from tests.test_ceremony import ALL, copied, deviations
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 FOUNDING = "hsmd.daemon.ceremony"
 INIT = {
     "three UKeys were there": f"{FOUNDING}.papers:write:after:4",

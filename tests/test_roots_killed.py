@@ -13,6 +13,8 @@ from tests.faults import rows
 from tests.stand import Stand
 
 FIRST, SECOND = "hsmd-root-1", "hsmd-root-2"
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _ROTATE = [
     "hsmd.hsm.token:Token.make_root_key:before",
     "hsmd.hsm.token:Token.make_root_key:after",

@@ -18,6 +18,8 @@ from tests.softhsm import needs_folder
 from tests.stand import children_of, eventually
 
 _STATE, _SHARE = "KMS.0308", "KMS.0306"
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _ONE = {"HSMD__GRPC__WORKERS": "1"}
 
 
