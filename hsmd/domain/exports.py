@@ -21,7 +21,7 @@ from hsmd.store import proposals as rows
 NAME = "export-audit"
 PART_BYTES = 512 * 1024
 
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILE = re.compile(r"(?!.*\.(lock|part)$)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a lock holds nothing
 _MOST_FILES = 2000
 
 
