@@ -32,6 +32,8 @@ from hsmd.store import StoreError, copies
 from tests.house import House, furnished
 from tests.stand import Stand
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _ROOT = Path(__file__).parent.parent
 
 # The form, with keys in memory in place of the HSM's

@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.ceremonies import LABELS, PEOPLE, Host, Person, people, pick
 from tests.test_ceremony import ALL, deviations
+
+pytestmark = pytest.mark.soak  # it takes minutes
 
 _SECONDS = 120.0
 

@@ -12,6 +12,8 @@ import pytest
 from tests.ceremonies import LABELS, ROOT, Host, Person, first_user, people, pick
 from tests.test_ceremony import ALL, KINDS, deviations
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _EVERYBODY = "anna ben carla otto olga oskar ada"
 
 

@@ -18,6 +18,8 @@ from tests.ceremonies import Host, Person, first_user, people, pick
 from tests.stand import children_of, eventually
 from tests.test_ceremony import ALL, deviations
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _BIN = Path(sys.executable).parent
 _UNAVAILABLE = 3
 # `hsmd serve` whose warden ends by kill -9 at a place, once: the next one goes by it.

@@ -15,6 +15,8 @@ import pytest
 from tests.ceremonies import ROOT, Host, Person, first_user, people, pick
 from tests.test_ceremony import ALL, copied, deviations
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 Crew = dict[str, Person]
 Change = Callable[[dict[str, Any]], object]
 

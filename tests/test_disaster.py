@@ -23,6 +23,8 @@ from tests.test_ceremony_serving import at_last, decided, hsmctl, serving
 from tests.test_ceremony_serving import client as admin_client
 from tests.testimony import Testimony
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 KEYS = 1000
 _SLOW = ("RSA", "ML_DSA")  # whose making takes long: few of these
 _ROOT = Path(__file__).parent.parent

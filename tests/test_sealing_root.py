@@ -23,6 +23,8 @@ from tests.seals import SealedStand, found_in_memory, health, operators, packed
 from tests.softhsm import MODULE, needs_folder
 from tests.stand import children_of, eventually
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 _TRIES = """
 import ctypes, sys
 module = ctypes.CDLL(sys.argv[1])

@@ -24,6 +24,8 @@ from tests.test_temporary_keys import by, made
 from tests.testimony import Testimony
 from tests.ukeys import Crew, Holder
 
+pytestmark = pytest.mark.soak  # it takes minutes
+
 SETTINGS = {"HSMD__GRPC__WORKERS": "2", "HSMD__LIMITS__KEYS_PER_PROJECT": "100000"}
 FIRST, SECOND = "hsmd-root-1", "hsmd-root-2"
 
