@@ -197,6 +197,7 @@ def proofs(host: Host) -> dict[str, str]:
     return {each["label"]: each["check_value"] for each in host.record()["keys"]}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backup_for_ukeys_is_restored_on_another_hsm(
     host: Host, crew: Crew, tmp_path: Path, kind: str
@@ -222,6 +223,7 @@ def test_a_backup_for_ukeys_is_restored_on_another_hsm(
     assert deviations(other, pick(crew, "otto oskar")) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_keys_go_from_hsm_to_hsm_by_a_transport_key(
     host: Host, crew: Crew, tmp_path: Path, kind: str
@@ -252,6 +254,7 @@ def test_keys_go_from_hsm_to_hsm_by_a_transport_key(
     assert "another HSM" in done.stderr
 
 
+@pytest.mark.soak
 def test_a_backup_may_be_held_by_others(host: Host, crew: Crew, tmp_path: Path) -> None:
     keepers = [person(tmp_path, f"keeper{number}", "") for number in range(3)]
     holders = "\n".join(each.answer().replace("[[ukeys]]", "[[backup.holders]]") for each in keepers)
@@ -274,6 +277,7 @@ def test_a_backup_may_be_held_by_others(host: Host, crew: Crew, tmp_path: Path) 
     assert proofs(other) == proofs(host)
 
 
+@pytest.mark.soak
 def test_what_was_tampered_with_is_refused_without_a_trace(host: Host, crew: Crew, tmp_path: Path) -> None:
     out = tmp_path / "backup.json"
     host.do("backup", "--out", str(out), who=pick(crew, "otto olga anna carla"))
@@ -346,6 +350,7 @@ def tampered(package: dict[str, Any], record: dict[str, Any]) -> Iterator[tuple[
     yield package, changed(record, ukeys=swapped)
 
 
+@pytest.mark.soak
 def test_an_hsm_of_another_record_is_not_touched(host: Host, crew: Crew, tmp_path: Path) -> None:
     """Neither closed nor backed up, and a token in use is not made anew."""
     stranger = Host(tmp_path / "s")
@@ -368,6 +373,7 @@ def test_an_hsm_of_another_record_is_not_touched(host: Host, crew: Crew, tmp_pat
 # Closing
 
 
+@pytest.mark.soak
 def test_closed_keys_stay_where_they_are(host: Host, crew: Crew, tmp_path: Path) -> None:
     deciding = pick(crew, "otto olga anna carla")
     done = host.run("close", who=deciding)
@@ -465,6 +471,7 @@ def test_answers_that_are_wrong_are_told(tmp_path: Path, answers: str, said: str
     assert not host.papers.exists()
 
 
+@pytest.mark.soak
 def test_a_token_that_its_makers_tool_has_made_is_taken_as_it_is(crew: Crew, tmp_path: Path) -> None:
     host = Host(tmp_path / "a")
     util = ["softhsm2-util", "--init-token", "--free", "--label", "hsm-a"]
@@ -490,6 +497,7 @@ def test_a_token_that_its_makers_tool_has_made_is_taken_as_it_is(crew: Crew, tmp
     assert deviations(host, pick(crew, "otto olga")) == []
 
 
+@pytest.mark.soak
 def test_without_a_seal_the_pin_is_in_a_file_of_the_host(crew: Crew, tmp_path: Path) -> None:
     host = Host(tmp_path / "a", sealed=False)
     host.do("init", who=pick(crew, ALL))

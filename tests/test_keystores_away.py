@@ -86,6 +86,7 @@ def works(client: Client, blob: bytes) -> bool:
     return False
 
 
+@pytest.mark.soak
 def test_a_token_that_is_taken_away_and_returned(house: House) -> None:
     stand = house.stand
     with stand.client() as client, channel(stand) as one:
@@ -242,6 +243,7 @@ def test_a_readable_pin_prevents_the_start(tmp_path: Path) -> None:
 # Deletion
 
 
+@pytest.mark.soak
 def test_others_are_deleted_while_it_is_away(house: House) -> None:
     stand = house.stand
     with stand.client() as client:
@@ -425,6 +427,7 @@ def test_what_was_begun_and_killed_is_cleared_away(house: House) -> None:
         assert not away(client, kept)
 
 
+@pytest.mark.soak
 def test_a_forged_draft_destroys_no_key(house: House) -> None:
     stand = house.stand
     with stand.client() as client:

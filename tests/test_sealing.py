@@ -104,6 +104,7 @@ def test_sealed_start_unseal_by_two_of_three_restart(tmp_path: Path) -> None:
             assert client.decrypt(blob) == b"data"
 
 
+@pytest.mark.soak
 def test_sockets_refuse_while_sealed(tmp_path: Path) -> None:
     stand = SealedStand(tmp_path, {"HSMD__GRPC__WORKERS": "1"})
     with tempfile.TemporaryDirectory() as folder:  # a socket's path has 108 bytes at most
@@ -145,6 +146,7 @@ def test_seal_and_unseal_again(tmp_path: Path) -> None:
             assert client.decrypt(blob) == b"data"
 
 
+@pytest.mark.soak
 def test_who_may_not_seal(tmp_path: Path) -> None:
     with sealed(tmp_path) as stand, stand.door() as door:
         with refusal("KMS.0104", "sealed"):  # nor log in, while it is sealed
@@ -201,6 +203,7 @@ def test_wrong_shares_that_are_signed_rightly(shut: SealedStand) -> None:
         assert list(door.status().attempt.given) == []
 
 
+@pytest.mark.soak
 def test_a_share_given_before_is_not_taken_again(tmp_path: Path) -> None:
     """What somebody has listened to is worth nothing in another attempt."""
     with sealed(tmp_path, {"HSMD__SEAL__ATTEMPT_MINUTES": "0.05"}) as stand, stand.door() as door:
@@ -274,6 +277,7 @@ def test_the_public_port_has_no_seal(shut: SealedStand) -> None:
         Door(client._channel).status()
 
 
+@pytest.mark.soak
 def test_guesses_are_slowed_down(tmp_path: Path) -> None:
     with sealed(tmp_path, {"HSMD__GRPC__WORKERS": "1"}) as stand, stand.door() as door:
         ada = stand.operators[0]
@@ -289,6 +293,7 @@ def test_guesses_are_slowed_down(tmp_path: Path) -> None:
 # What happens at once, and what goes wrong
 
 
+@pytest.mark.soak
 def test_three_at_once(tmp_path: Path) -> None:
     with sealed(tmp_path) as stand:
         barrier = threading.Barrier(3)
@@ -310,6 +315,7 @@ def test_three_at_once(tmp_path: Path) -> None:
         assert len(_records(stand, "unseal")) == 1
 
 
+@pytest.mark.soak
 def test_a_refused_pin_is_tried_once(tmp_path: Path) -> None:
     stand = SealedStand(tmp_path)
     stand.seal_with({sealfile.HSM: "not-the-pin"})
@@ -339,6 +345,7 @@ def test_a_refused_pin_is_tried_once(tmp_path: Path) -> None:
         stand.stop()
 
 
+@pytest.mark.soak
 def test_a_wrong_token_is_not_served(tmp_path: Path) -> None:
     """A right PIN of a token that lacks our keys: sealed it stays, and the log says why."""
     stand = SealedStand(tmp_path)
@@ -359,6 +366,7 @@ def test_a_wrong_token_is_not_served(tmp_path: Path) -> None:
         stand.stop()
 
 
+@pytest.mark.soak
 def test_a_seal_file_that_is_none(tmp_path: Path) -> None:
     stand = SealedStand(tmp_path)
     stand.seal_file.write_text("{}")
@@ -370,6 +378,7 @@ def test_a_seal_file_that_is_none(tmp_path: Path) -> None:
         stand.stop()
 
 
+@pytest.mark.soak
 def test_a_seal_file_that_goes_away_while_sealed(tmp_path: Path) -> None:
     with sealed(tmp_path) as stand, stand.door() as door:
         seal = stand.seal()
@@ -383,6 +392,7 @@ def test_a_seal_file_that_goes_away_while_sealed(tmp_path: Path) -> None:
         _serves(stand)
 
 
+@pytest.mark.soak
 def test_a_pin_beside_the_seal_is_refused(tmp_path: Path) -> None:
     stand = SealedStand(tmp_path)
     stand.settings["HSMD__HSM__PIN_FILE"] = str(tmp_path / "pin")
@@ -398,6 +408,7 @@ def test_a_pin_beside_the_seal_is_refused(tmp_path: Path) -> None:
 # The seal follows the registry
 
 
+@pytest.mark.soak
 def test_a_pin_change_that_was_cut_short(tmp_path: Path) -> None:
     """The file knows the old PIN and the new one, and which of them counts is the token's to say."""
     stand = SealedStand(tmp_path)
@@ -421,6 +432,7 @@ def test_a_pin_change_that_was_cut_short(tmp_path: Path) -> None:
         stand.stop()
 
 
+@pytest.mark.soak
 def test_the_seal_follows_the_registry(tmp_path: Path) -> None:
     with sealed(tmp_path) as stand:
         ada, bruno, chen = stand.operators
@@ -447,6 +459,7 @@ def test_the_seal_follows_the_registry(tmp_path: Path) -> None:
         _serves(stand)
 
 
+@pytest.mark.soak
 def test_pins_of_keystores_are_sealed_too(tmp_path: Path) -> None:
     stand = SealedStand(tmp_path)
     stand.add_clusters("vault-1")
