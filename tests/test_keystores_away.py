@@ -149,6 +149,7 @@ def tried(client: Client, vault: str) -> str:
     return ""
 
 
+@pytest.mark.soak
 def test_a_token_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
     """Also when more calls hang in it than the worker has threads."""
     house = House(tmp_path, HSMD__GRPC__WORKERS="1", HSMD__GRPC__THREADS="4")
@@ -291,6 +292,7 @@ def state(stand: Stand, key: str) -> int:
     return int(found)
 
 
+@pytest.mark.soak
 def test_killed_in_the_midst_of_deletions(house: House) -> None:
     stand = house.stand
     with stand.client() as client:
@@ -390,6 +392,7 @@ def test_a_deletion_that_ends_before_its_object_is_completed(house: House) -> No
         assert not away(client, other)
 
 
+@pytest.mark.soak
 def test_what_was_begun_and_killed_is_cleared_away(house: House) -> None:
     stand = house.stand
     with stand.client(deadline=60) as client:

@@ -70,6 +70,7 @@ def test_once_shows_everything_and_ends(tmp_path: Path) -> None:
     assert "Serving." not in done.stdout
 
 
+@pytest.mark.soak
 def test_a_second_run_finds_the_same_keys_and_credentials(tmp_path: Path) -> None:
     first = once(tmp_path / "data")
     env = (tmp_path / "data" / "env").read_text()
@@ -110,6 +111,7 @@ def test_it_serves_until_told_to_end(tmp_path: Path, number: signal.Signals) -> 
     assert alive(members) == []
 
 
+@pytest.mark.soak
 def test_nothing_stays_when_it_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as process:
         members = family(process)
@@ -156,6 +158,7 @@ def test_one_port_for_both_is_refused(tmp_path: Path) -> None:
     assert "two ports are needed" in done.stderr
 
 
+@pytest.mark.soak
 def test_two_on_one_folder_are_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "data"):
         done = once(tmp_path / "data")
@@ -173,6 +176,7 @@ def test_a_broken_token_is_told_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.soak
 def test_a_demo_key_that_was_disabled_does_not_stop_it(tmp_path: Path) -> None:
     with serving(tmp_path / "data"):
         client = client_by(tmp_path / "data" / "env")

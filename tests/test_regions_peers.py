@@ -561,6 +561,7 @@ def test_the_heir_moves_it_on_before_its_answer_is_heard(world: World, east: Cli
     assert days == [(None, None)]
 
 
+@pytest.mark.soak
 @two_regions
 def test_a_move_that_was_cut_short_is_completed(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
@@ -580,6 +581,7 @@ def test_a_move_that_was_cut_short_is_completed(world: World, east: Client, west
         assert encrypts_with(back, key) == encrypts_with(west, key) == 3
 
 
+@pytest.mark.soak
 @two_regions
 @pytest.mark.parametrize("victim", ["east", "west"])
 def test_killed_while_keys_are_replicated_and_rotated(world: World, victim: str) -> None:

@@ -228,6 +228,7 @@ def seals(client: Client, number: int) -> bool:
     return len(first) == 16 and first != second and client.describe_key(alias).key_id != ""
 
 
+@pytest.mark.soak
 @other_process
 @needs_p11_kit
 def test_a_process_of_the_token_that_stops(remote: tuple[Stand, Remote]) -> None:
@@ -252,6 +253,7 @@ def test_a_process_of_the_token_that_stops(remote: tuple[Stand, Remote]) -> None
     assert processes(stand) == before
 
 
+@pytest.mark.soak
 @other_process
 @needs_p11_kit
 def test_a_process_of_the_token_that_dies(remote: tuple[Stand, Remote]) -> None:
