@@ -286,6 +286,18 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where the spans of calls go, by OTLP over gRPC; nowhere without an endpoint."""
+
+    endpoint: str = ""  # https://HOST:PORT, or http:// to a collector on this machine
+    ca: Path | None = None  # of the collector's certificate; None: the system's
+    certificate: Path | None = None  # what it knows us by
+    key: Path | None = None
+    sample_ratio: float = _within(1.0, 0, 1)  # of the calls
+    service_name: str = "hsmd"  # the gateway's is followed by "-gateway"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
 
@@ -305,6 +317,7 @@ class Settings:
     keystone: Keystone = field(default_factory=Keystone)
     oidc: tuple[Oidc, ...] = ()
     log: Log = field(default_factory=Log)
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from hsmd.algorithms import BY_NAME
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import BadData, Handle, ObjectGone, Token
+from hsmd.tracing import span
 
 Result = TypeVar("Result")
 
@@ -127,9 +128,10 @@ class Keyring:
             raise LookupError(f"version {slot[1]} of {slot[0]} has no material")
         algorithm, wrapped = BY_NAME[key.algorithm], key.wrapped
         try:
-            return with_token_key(
-                self._token, key.root_label, lambda root: self._token.unwrap(algorithm, wrapped, root)
-            )
+            with span("load key"):
+                return with_token_key(
+                    self._token, key.root_label, lambda root: self._token.unwrap(algorithm, wrapped, root)
+                )
         except BadData as error:  # the store's fault, never the caller's
             raise LookupError(f"version {slot[1]} of {slot[0]} is not wrapped by {key.root_label}") from error
 

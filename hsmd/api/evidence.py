@@ -16,6 +16,7 @@ import grpc
 from cryptography import x509
 from google.protobuf.message import Message
 
+from hsmd import tracing
 from hsmd.api import revocation_list
 from hsmd.api.methods import Method, canonical_uri
 from hsmd.api.revocation_list import RevocationList
@@ -52,6 +53,7 @@ class Peer(Protocol):
 
 
 Meet = Callable[[grpc.ServicerContext, Metadata], Peer]
+Trace = Callable[[grpc.ServicerContext, Metadata], str]
 
 _CERTIFICATE_NAMES = (
     ("CN:", "x509_common_name"),
@@ -207,6 +209,27 @@ def tls(
         return GatewayPeer(certificate, revoked, core, source, metadata)
 
     return meet
+
+
+def no_trace(_context: grpc.ServicerContext, _metadata: Metadata) -> str:
+    """Calls begin traces of their own here."""
+    return ""
+
+
+def traces_of(gateways: frozenset[str]) -> Trace:
+    """What knows the trace (a W3C traceparent) that a call goes on with: the gateways' word alone counts.
+
+    Anybody else could have all of its calls traced, or write into the traces of others.
+    """
+
+    def trace(context: grpc.ServicerContext, metadata: Metadata) -> str:
+        if not tracing.on() or "traceparent" not in metadata:
+            return ""
+        properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
+        names = certificate_names(properties, next(iter(properties.get("x509_pem_cert", ())), b""))
+        return "" if gateways.isdisjoint(names) else str(metadata["traceparent"])
+
+    return trace
 
 
 @dataclass(frozen=True, slots=True)

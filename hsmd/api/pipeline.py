@@ -17,7 +17,8 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from hsmd.api.evidence import Meet, Metadata, Peer
+from hsmd import tracing
+from hsmd.api.evidence import Meet, Metadata, Peer, Trace, no_trace
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
 from hsmd.caller import Caller
@@ -73,12 +74,23 @@ def rejection(error: Error, request_id: str) -> Rejection:
 class Pipeline:
     """Takes the calls of one listener through the rules of `core`."""
 
-    def __init__(self, core: Core, audit: AuditLog, meet: Meet, *, process: str, deadline: float) -> None:
+    def __init__(
+        self,
+        core: Core,
+        audit: AuditLog,
+        meet: Meet,
+        *,
+        process: str,
+        deadline: float,
+        trace: Trace = no_trace,
+    ) -> None:
+        """`trace` knows the trace that a call goes on with."""
         self._core = core
         self._audit = audit
         self._meet = meet
         self._process = process
         self._deadline = deadline
+        self._trace = trace
         # Record → its call's end (monotonic), call, context. Whoever takes the record out of here writes it:
         # the call's own thread, or end_running().
         self._running: dict[_Record, tuple[float, Call, Any]] = {}
@@ -112,20 +124,39 @@ class Pipeline:
             )
             seconds = self._seconds(context)
             self._running[record] = (started + seconds, call, context)
-            answer, error = b"", None
-            try:
-                with self._core.token.within(seconds):
-                    answer = self._answer(method, serve, call, raw, context, metadata)
-            except Exception as caught:  # whatever it is: one fault, one record
-                error = _as_error(caught, call, method)
-            if error is not None or not record.written:
-                error = record.write_after(call, error) or error
+            with tracing.entry(method.name, self._trace(context, metadata)) as span:
+                answer, error = self._carried_out(
+                    method, serve, call, record, seconds, (raw, context, metadata)
+                )
+                span.note(request_id=caller.request_id, key_version=call.key_version)
+                if error is not None:
+                    span.note(error=error.fault.code)
             if error is not None:
                 context.abort_with_status(rejection(error, caller.request_id))
             context.set_trailing_metadata(((REQUEST_ID_KEY, caller.request_id),))
             return answer
 
         return handle
+
+    def _carried_out(
+        self,
+        method: Method,
+        serve: Serve,
+        call: Call,
+        record: "_Record",
+        seconds: float,
+        sent: tuple[bytes, Any, Metadata],
+    ) -> tuple[bytes, Error | None]:
+        """The answer, or what the caller is told instead; either is on record."""
+        answer, error = b"", None
+        try:
+            with self._core.token.within(seconds):
+                answer = self._answer(method, serve, call, *sent)
+        except Exception as caught:  # whatever it is: one fault, one record
+            error = _as_error(caught, call, method)
+        if error is not None or not record.written:
+            error = record.write_after(call, error) or error
+        return answer, error
 
     def _seconds(self, context: grpc.ServicerContext) -> float:
         remaining = context.time_remaining()
@@ -148,10 +179,12 @@ class Pipeline:
             call.resource = str(getattr(request, method.resource))[:_RESOURCE_LENGTH]
         call.identify = lambda: _shown(method, call, peer, request)
         if not method.open:
-            self._identify(method, call, peer, request, metadata)
+            with tracing.span("authenticate"):
+                self._identify(method, call, peer, request, metadata)
         if method.action:
             call.asked = lambda: method.facts(request)
-            access.permit(call, method.action, deferred=method.deferred, keyed=method.keyed)
+            with tracing.span("authorize"):
+                access.permit(call, method.action, deferred=method.deferred, keyed=method.keyed)
         with limits.turn(call):
             try:
                 method.check(request)
@@ -255,7 +288,8 @@ class _Record:
             process=self._process,
             seconds=time.monotonic() - self._started,
         )
-        self._audit.append(record, timeout=timeout)
+        with tracing.span("append to audit log"):
+            self._audit.append(record, timeout=timeout)
 
     def write_after(self, call: Call, error: Error | None) -> Error | None:
         """The line of a call that changed nothing or failed to; what prevented it, if anything did."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from hsmd import sealfile
 from hsmd import store as stores
 from hsmd.config import ConfigError, Grpc, Settings, admin_door
-from hsmd.daemon import keystores, logs, notary, wiring
+from hsmd.daemon import keystores, logs, notary, traces, wiring
 from hsmd.daemon.seal_line import SealLine
 from hsmd.daemon.sealing import LastFailure, SealedSupervisor
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
@@ -37,6 +37,7 @@ def serve(settings: Settings) -> int:
     """The daemon, until SIGTERM or SIGINT; the exit code. Raises ConfigError before anything was started."""
     logs.configure(settings.log, "supervisor")
     harden()
+    traces.check(settings.tracing)
     path = settings.seal.file
     pin = wiring.read_pins(settings) if path is None else wiring.no_pins(settings)
     keystores.backings(settings, pin)  # their addresses are looked at
@@ -100,6 +101,7 @@ def serve_gateway(settings: Settings) -> int:
     gateway = settings.gateway
     logs.configure(settings.log, "gateway")
     harden()  # requests and answers hold plaintexts, and its TLS key is in memory
+    traces.check(settings.tracing)
     total = gateway.workers or os.cpu_count() or 1
     bodies: dict[str, Body] = {
         f"gateway-{index}": partial(_forward, settings, f"gateway-{index}") for index in range(total)
@@ -216,7 +218,8 @@ def _work(
     if line is not None:
         line.leave()
     logs.configure(settings.log, f"worker-{index}")
-    return worker.run(settings, pins(), rates, index, total, ready)
+    with traces.exported(settings.tracing, "", f"worker-{index}"):
+        return worker.run(settings, pins(), rates, index, total, ready)
 
 
 def _ward(settings: Settings, pins: Pins, line: SealLine | None, ready: Ready) -> int:
@@ -226,7 +229,8 @@ def _ward(settings: Settings, pins: Pins, line: SealLine | None, ready: Ready) -
     logs.configure(settings.log, "warden")
     pin, path = pins(), settings.seal.file
     seal = keeping.keeper(path, pin, line) if line is not None and path is not None else None
-    return warden.run(settings, pin, ready, seal)
+    with traces.exported(settings.tracing, "", "warden"):
+        return warden.run(settings, pin, ready, seal)
 
 
 def _work_sealed(settings: Settings, index: int, line: SealLine, ready: Ready) -> int:
@@ -251,4 +255,5 @@ def _forward(settings: Settings, name: str, ready: Ready) -> int:
     from hsmd.gateway import server  # its event loop and gRPC must be made after the fork
 
     logs.configure(settings.log, name)
-    return server.run(settings, ready)
+    with traces.exported(settings.tracing, "-gateway", name):
+        return server.run(settings, ready)

@@ -87,8 +87,10 @@ class Worker:
             grace = timedelta(hours=settings.client_crl_grace_hours)
             revoked = RevocationList(settings.client_crl, settings.client_ca, grace)
             self._core.check_certificate = revoked.check_mark
-        meet = evidence.tls(self._core, frozenset(settings.gateways), regions, revoked)
-        main = self._server(meet)
+        gateways = frozenset(settings.gateways)
+        main = self._server(
+            evidence.tls(self._core, gateways, regions, revoked), evidence.traces_of(gateways)
+        )
         address = f"[{settings.address}]" if ":" in settings.address else settings.address
         try:
             main.add_secure_port(f"{address}:{settings.port}", server.server_credentials(settings))
@@ -105,10 +107,15 @@ class Worker:
         with wiring.socket_at(listener, self._index) as address:
             one.add_insecure_port(address)
 
-    def _server(self, meet: evidence.Meet) -> grpc.Server:
+    def _server(self, meet: evidence.Meet, trace: evidence.Trace = evidence.no_trace) -> grpc.Server:
         settings = self._settings
         pipeline = Pipeline(
-            self._core, self._audit, meet, process=self._name, deadline=settings.grpc.deadline_seconds
+            self._core,
+            self._audit,
+            meet,
+            process=self._name,
+            deadline=settings.grpc.deadline_seconds,
+            trace=trace,
         )
         one = server.build(
             pipeline, self._patience, self._health, self._status, settings.grpc, settings.limits.message_bytes

@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from hsmd import errors
+from hsmd import errors, tracing
 from hsmd.config import Settings
 from hsmd.descriptors import services
 from hsmd.errors import Error
@@ -69,7 +69,11 @@ class App:
             found = self._tree.find(verb, raw_path.decode("ascii"))
             if isinstance(found, Match):
                 template = found.target.template
-                answer = await self._guarded(found, scope, receive, request_id)
+                with tracing.entry(f"{verb} {template}", self._parent(scope)) as span:
+                    answer = await self._guarded(found, scope, receive, request_id)
+                    span.note(request_id=request_id)
+                    if answer is not None and answer.code:
+                        span.note(error=answer.code)
             else:
                 answer = _unrouted(verb, raw_path, found, request_id)
         if answer is None:
@@ -133,14 +137,25 @@ class App:
             raise Error(errors.BODY_TOO_LARGE, limit=self._message_bytes)
         if self._channels is None:
             raise Error(errors.UNAVAILABLE, reason="the gateway is starting")
-        return route.response(
-            await self._channels.call(
+        with tracing.span(route.call[1:], "client"):
+            if above := tracing.parent():
+                metadata.append(("traceparent", above))
+            data = await self._channels.call(
                 route.call,
                 message,
                 metadata,
                 seconds=self._settings.deadline_seconds,
                 repeatable=route.repeatable,
             )
+        return route.response(data)
+
+    def _parent(self, scope: Scope) -> str:
+        """The trace that a proxy of ours began; anybody else's word could have all of its calls traced."""
+        client = scope.get("client")
+        if not tracing.on() or not client or not self._proxies.trust(str(client[0])):
+            return ""
+        return next(
+            (value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), ""
         )
 
     def _source(self, scope: Scope) -> str:

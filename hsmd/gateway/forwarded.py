@@ -37,6 +37,11 @@ class Proxies:
             except ValueError as error:
                 raise ConfigError(f"gateway.trusted_proxies: {error}") from error
 
+    def trust(self, peer: str) -> bool:
+        """Whether the socket's address is a trusted proxy's."""
+        address = _parsed(peer.partition("%")[0]) if self._networks else None
+        return address is not None and self._trusts(address)
+
     def source(self, peer: str, headers: Pairs) -> str:
         """The address of who calls; "unknown" where a trusted proxy names none that can be read."""
         address = _parsed(peer.partition("%")[0])  # an interface's name means nothing elsewhere

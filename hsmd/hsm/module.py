@@ -23,6 +23,7 @@ from pkcs11.attributes import AttributeMapper
 from pkcs11.types import Session
 
 from hsmd.hsm.faults import TokenRefused, check
+from hsmd.tracing import span
 
 _CKF_OS_LOCKING_OK = 2
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
@@ -208,11 +209,8 @@ class Module:
         """C_GenerateKey: the handle of a new secret key. Raises PKCS11Error."""
         made = c_ulong()
         how = _Mechanism(mechanism, None, 0)
-        check(
-            self._call["C_GenerateKey"](
-                _number(session), byref(how), template.array, template.count, byref(made)
-            )
-        )
+        attributes = (template.array, template.count)
+        self._use("C_GenerateKey", mechanism, _number(session), byref(how), *attributes, byref(made))
         return made.value
 
     def generate_pair(
@@ -223,18 +221,16 @@ class Module:
         how = _Mechanism(mechanism, None, 0)
         templates = (public.array, public.count, private.array, private.count)
         handles = (byref(made[0]), byref(made[1]))
-        check(self._call["C_GenerateKeyPair"](_number(session), byref(how), *templates, *handles))
+        self._use("C_GenerateKeyPair", mechanism, _number(session), byref(how), *templates, *handles)
         return made[0].value, made[1].value
 
     def derive(self, session: Session, key: int, public: bytes, template: Template) -> int:
         """C_DeriveKey by ECDH with a peer's point, no derivation function: the handle. Raises PKCS11Error."""
         made = c_ulong()
-        how = _mechanism(Mechanism.ECDH1_DERIVE, EcdhParameter(KDF.NULL, 0, None, len(public), public))
-        check(
-            self._call["C_DeriveKey"](
-                _number(session), byref(how), key, template.array, template.count, byref(made)
-            )
-        )
+        mechanism = Mechanism.ECDH1_DERIVE
+        how = _mechanism(mechanism, EcdhParameter(KDF.NULL, 0, None, len(public), public))
+        attributes = (template.array, template.count)
+        self._use("C_DeriveKey", mechanism, _number(session), byref(how), key, *attributes, byref(made))
         return made.value
 
     def unwrap(
@@ -249,18 +245,8 @@ class Module:
         """C_UnwrapKey: the handle of the key in `wrapped`. Raises PKCS11Error."""
         made = c_ulong()
         how = _mechanism(mechanism, parameter)
-        check(
-            self._call["C_UnwrapKey"](
-                _number(session),
-                byref(how),
-                key,
-                wrapped,
-                len(wrapped),
-                template.array,
-                template.count,
-                byref(made),
-            )
-        )
+        given = (key, wrapped, len(wrapped), template.array, template.count)
+        self._use("C_UnwrapKey", mechanism, _number(session), byref(how), *given, byref(made))
         return made.value
 
     def find(self, session: Session, template: Template, most: int) -> list[int]:
@@ -288,6 +274,11 @@ class Module:
         check(self._call["C_GetAttributeValue"](_number(session), handle, byref(wanted), 1))
         length: int = wanted.length
         return b"" if length == _CK_UNAVAILABLE_INFORMATION else buffer.raw[:length]
+
+    def _use(self, function: str, mechanism: Mechanism, *arguments: object) -> None:
+        """What takes a mechanism. Raises PKCS11Error."""
+        with span(function, mechanism=mechanism):
+            check(self._call[function](*arguments))
 
 
 def _copy(path: Path) -> str:

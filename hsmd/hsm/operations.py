@@ -9,6 +9,8 @@ from typing import Any
 from pkcs11 import MGF, GCMParams, KeyType, Mechanism, _pkcs11, types
 from pkcs11.types import Session
 
+from hsmd.tracing import span
+
 TAG_BYTES = 16
 HMAC_BYTES = 32
 
@@ -33,6 +35,26 @@ class BoundKey(
     def __init__(self, session: Session, handle: int) -> None:
         self.session = session
         self.handle = handle
+
+    def encrypt(self, data: bytes, **how: Any) -> Any:
+        """C_Encrypt; `how` is here and below what the library takes, its mechanism always."""
+        with span("C_Encrypt", mechanism=how["mechanism"]):
+            return super().encrypt(data, **how)
+
+    def decrypt(self, data: bytes, **how: Any) -> Any:
+        """C_Decrypt."""
+        with span("C_Decrypt", mechanism=how["mechanism"]):
+            return super().decrypt(data, **how)
+
+    def sign(self, data: bytes, **how: Any) -> Any:
+        """C_Sign."""
+        with span("C_Sign", mechanism=how["mechanism"]):
+            return super().sign(data, **how)
+
+    def wrap_key(self, key: "BoundKey", **how: Any) -> Any:
+        """C_WrapKey."""
+        with span("C_WrapKey", mechanism=how["mechanism"]):
+            return super().wrap_key(key, **how)
 
 
 def encrypt(session: Session, key: int, iv: bytes, data: bytes, aad: bytes) -> bytes:

@@ -25,6 +25,7 @@ from hsmd.hsm.module import Module, Template
 from hsmd.hsm.passage import PassageWork
 from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
+from hsmd.tracing import span
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
@@ -256,7 +257,7 @@ class Token(PassageWork):
 
     def random(self, size: int) -> bytes:
         """Random bytes from the token's generator."""
-        with self._desk().call() as desk:
+        with self._desk().call() as desk, span("C_GenerateRandom"):
             return desk.session.generate_random(8 * size) if size else b""
 
     # Threads

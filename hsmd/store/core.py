@@ -22,6 +22,7 @@ from hsmd.store.engine import WAIT_SECONDS, StoreError
 from hsmd.store.faults import BUSY, TRANSLATED
 from hsmd.store.feed import Change, Forgotten
 from hsmd.store.schema import CHANGES, REVISION
+from hsmd.tracing import span
 
 Seal = Callable[[bytes], bytes]
 
@@ -106,7 +107,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """All reads inside see one state. Raises Error for the store's faults."""
-        with TRANSLATED, self._connect(self._readers) as connection:
+        with span("store read"), TRANSLATED, self._connect(self._readers) as connection:
             yield Tx(self, connection)
 
     @contextmanager
@@ -120,7 +121,7 @@ class Store:
         if not self._writing.acquire(timeout=WAIT_SECONDS):
             raise BUSY()
         try:
-            with TRANSLATED, self._connect(self._writers) as connection:
+            with span("store write"), TRANSLATED, self._connect(self._writers) as connection:
                 connection.begin()
                 if not self._sqlite:
                     connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
