@@ -1,5 +1,8 @@
 """Who calls: the identity, and where and as whom it acts, handed to every rule."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +20,23 @@ IdentityKind = Literal[
     "system",
     "anonymous",
 ]
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+@contextmanager
+def logged_as(request_id: str) -> Iterator[None]:
+    """What this thread or task logs within belongs to that call or job."""
+    before = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(before)
+
+
+def logged_request() -> str:
+    """The id of the call or job that a log line belongs to, "" for none."""
+    return _request_id.get()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,10 @@ class Stand:
     def start(self, *, gateway: bool = True) -> None:
         self.daemon = self._run("serve")
         if gateway:
-            self.gateway = self._run("gateway")
+            self.start_gateway()
+
+    def start_gateway(self) -> None:
+        self.gateway = self._run("gateway")
 
     def stop(self) -> None:
         for child in (self.gateway, self.daemon):

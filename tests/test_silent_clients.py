@@ -19,6 +19,7 @@ from hsmd.api.methods import methods_of
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
+from hsmd.domain.readiness import PARTS, TOKEN
 from hsmd.pb.v1 import service_pb2
 from tests.faults import processes
 from tests.load import is_serving
@@ -234,7 +235,7 @@ def _echoed(echo: Callable[..., Any]) -> list[bytes]:
 
 
 def test_watchers_are_told_of_changes_only() -> None:
-    patience, health = Patience(Pool(3, 4), 60), Health(["some.Service"])
+    patience, health = Patience(Pool(3, 4), 60), Health({"some.Service": PARTS})
     with serving(health.handlers(patience), patience) as one:
         ask = health_pb2.HealthCheckRequest
         watch = one.unary_stream(
@@ -246,9 +247,9 @@ def test_watchers_are_told_of_changes_only() -> None:
         )
         assert next(known).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        for serving_now, status in ((True, 1), (False, 2), (True, 1)):
-            health.tell(serving=serving_now)
-            health.tell(serving=serving_now)  # says nothing new, so nothing is sent
+        for failing, status in ((set(), 1), ({TOKEN}, 2), (set(), 1)):
+            health.tell(failing)
+            health.tell(failing)  # says nothing new, so nothing is sent
             assert next(known).status == status
         known.cancel()
         unknown.cancel()

@@ -1,13 +1,18 @@
-"""The standard health service, of which no client can hold a thread or a lock for others."""
+"""The standard health service, of which no client can hold a thread or a lock for others.
+
+It waits for nothing: what it answers was found out before, at most FRESH_SECONDS ago.
+"""
 
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from hsmd.api.patience import Patience
+from hsmd.domain.readiness import FRESH_SECONDS, PARTS
 
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -18,18 +23,23 @@ _Response = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """One yes or no for each of the named services and for the whole server ("")."""
+    """A yes or no for each service, by the parts that it needs, and for the whole server (""), by all parts.
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self._services = frozenset({"", *services})
+    Until it is told anything, nothing serves.
+    """
+
+    def __init__(self, needs: Mapping[str, frozenset[str]]) -> None:
+        self._needs = {**needs, "": PARTS}
         self._changed = threading.Condition()
-        self._serving = False
+        self._failing: Set[str] = PARTS
+        self._told = time.monotonic()
 
-    def tell(self, *, serving: bool) -> None:
-        """Set the answer."""
+    def tell(self, failing: Set[str]) -> None:
+        """Say which parts can't be used now."""
         with self._changed:
-            if serving != self._serving:
-                self._serving = serving
+            self._told = time.monotonic()
+            if failing != self._failing:
+                self._failing = failing
                 self._changed.notify_all()
 
     def handlers(self, patience: Patience) -> dict[str, Any]:
@@ -52,7 +62,7 @@ class Health:
         }
 
     def _check(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> Any:
-        if request.service not in self._services:
+        if request.service not in self._needs:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _Response(status=self._state(request.service))
 
@@ -71,12 +81,14 @@ class Health:
                 told = state
             with self._changed:
                 if self._state(request.service) == told and context.is_active():
-                    self._changed.wait()
+                    self._changed.wait(FRESH_SECONDS)
 
     def _state(self, service: str) -> Any:
-        if service not in self._services:
+        needs = self._needs.get(service)
+        if needs is None:
             return _Response.SERVICE_UNKNOWN
-        return _Response.SERVING if self._serving else _Response.NOT_SERVING
+        known = time.monotonic() - self._told <= FRESH_SECONDS
+        return _Response.SERVING if known and not needs & self._failing else _Response.NOT_SERVING
 
     def _wake(self) -> None:
         with self._changed:

@@ -21,11 +21,12 @@ from hsmd import tracing
 from hsmd.api.evidence import Meet, Metadata, Peer, Trace, no_trace
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
-from hsmd.caller import Caller
+from hsmd.caller import Caller, logged_as
 from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core, in_domain
 from hsmd.domain.identity import Identity
 from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, SEALED, Error
+from hsmd.troubles import Troubles
 
 Serve = Callable[[Call, Any], Message]
 Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -94,6 +95,12 @@ class Pipeline:
         # Record → its call's end (monotonic), call, context. Whoever takes the record out of here writes it:
         # the call's own thread, or end_running().
         self._running: dict[_Record, tuple[float, Call, Any]] = {}
+        self._troubles = Troubles(log)
+
+    def tend(self) -> None:
+        """What is to be done a few times a second: end calls that are over, tell which troubles are."""
+        self.end_running(before=time.monotonic())
+        self._troubles.tend()
 
     def end_running(self, before: float = math.inf) -> None:
         """Record and cancel calls that should have ended before that time (`time.monotonic()`).
@@ -103,17 +110,25 @@ class Pipeline:
         until = time.monotonic() + _ENDING_SECONDS
         for record, (end, call, context) in list(self._running.items()):
             if end < before and self._running.pop(record, None) is not None:
-                record.write_ended(call, timeout=max(until - time.monotonic(), 0.0))
+                with logged_as(call.caller.request_id):
+                    record.write_ended(call, timeout=max(until - time.monotonic(), 0.0))
                 context.cancel()
 
     def handler(self, method: Method, serve: Serve) -> Handle:
         """What takes a raw message of one method to its raw answer."""
 
         def handle(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            started = time.monotonic()
             metadata = dict(context.invocation_metadata())
-            caller = Caller("anonymous", request_id=_request_id(metadata))
-            record = _Record(self._audit, method, self._process, started, self._running)
+            request_id = _request_id(metadata)
+            with logged_as(request_id):
+                return handle_named(raw, context, metadata, request_id)
+
+        def handle_named(
+            raw: bytes, context: grpc.ServicerContext, metadata: Metadata, request_id: str
+        ) -> bytes:
+            started = time.monotonic()
+            caller = Caller("anonymous", request_id=request_id)
+            record = _Record(self._audit, method, self._process, started, self._running, self._troubles)
             call = Call(
                 self._core,
                 caller,
@@ -153,7 +168,7 @@ class Pipeline:
             with self._core.token.within(seconds):
                 answer = self._answer(method, serve, call, *sent)
         except Exception as caught:  # whatever it is: one fault, one record
-            error = _as_error(caught, call, method)
+            error = _as_error(caught, method, self._troubles)
         if error is not None or not record.written:
             error = record.write_after(call, error) or error
         return answer, error
@@ -230,16 +245,23 @@ def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity
 class _Record:
     """The audit record of one call: written before its change is committed, or before its answer leaves."""
 
-    __slots__ = ("_audit", "_method", "_process", "_running", "_started", "_taken", "written")
+    __slots__ = ("_audit", "_method", "_process", "_running", "_started", "_taken", "_troubles", "written")
 
     def __init__(
-        self, audit: AuditLog, method: Method, process: str, started: float, running: "dict[_Record, Any]"
+        self,
+        audit: AuditLog,
+        method: Method,
+        process: str,
+        started: float,
+        running: "dict[_Record, Any]",
+        troubles: Troubles,
     ) -> None:
         self._audit = audit
         self._method = method
         self._process = process
         self._started = started
         self._running = running
+        self._troubles = troubles
         self._taken = False
         self.written = False
 
@@ -296,7 +318,7 @@ class _Record:
         try:
             self.write(call, error.fault.code if error else "OK")
         except Exception as prevented:  # whatever it is: the caller is told no more than a fault
-            return _as_error(prevented, call, self._method)
+            return _as_error(prevented, self._method, self._troubles)
         return None
 
     def write_ended(self, call: Call, timeout: float) -> None:
@@ -306,8 +328,8 @@ class _Record:
                 call.caller, self._method.event, DEADLINE.code, call.resource, call.key_version, timeout
             )
         except Exception as prevented:  # it is ended all the same; the log says how
-            _as_error(prevented, call, self._method)
-        log.warning("%s %s: no answer in time, ended", call.caller.request_id, self._method.name)
+            _as_error(prevented, self._method, self._troubles)
+        self._troubles.meet("no answer in time, ended", self._method.name)
 
 
 def _request_id(metadata: Metadata) -> str:
@@ -330,11 +352,11 @@ def _decoded(method: Method, raw: bytes) -> Any:
         raise Error(FORMAT_INVALID, reason="the message can't be decoded") from error
 
 
-def _as_error(caught: Exception, call: Call, method: Method) -> Error:
+def _as_error(caught: Exception, method: Method, troubles: Troubles) -> Error:
     """What the caller is told: a fault as it is, else the bland one, and the log knows the rest."""
     if isinstance(caught, Error):
         if caught.fault.http >= _SERVER_FAULT and caught.fault is not SEALED:
-            log.error("%s %s: %s", call.caller.request_id, method.name, caught, exc_info=caught.__cause__)
+            troubles.meet(str(caught), method.name, caught.__cause__)
         return caught
-    log.error("%s %s: unexpected", call.caller.request_id, method.name, exc_info=caught)
+    log.error("%s: unexpected", method.name, exc_info=caught)
     return Error(INTERNAL)

@@ -21,7 +21,7 @@ _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
 def build(patience: Patience, settings: Grpc) -> grpc.Server:
     """The server; ports are added by the caller."""
-    checks = health.Health(server.service_names())
+    checks = health.Health(server.needs())
     one = grpc.server(
         patience.pool,  # type: ignore[arg-type]  # only submit() of it is used
         maximum_concurrent_rpcs=settings.threads + settings.waiting_calls,

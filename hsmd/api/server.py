@@ -53,6 +53,8 @@ from hsmd.api.methods import Method, methods_of
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline, Serve
 from hsmd.config import Grpc
+from hsmd.descriptors import service_options
+from hsmd.domain.readiness import PARTS, TOKEN
 
 _MODULES = (
     keys,
@@ -119,6 +121,23 @@ def all_methods(
 def service_names(modules: Iterable[Any] = _MODULES) -> tuple[str, ...]:
     """The full names of the services that we serve."""
     return tuple(module.SERVICE.full_name for module in modules)
+
+
+def needs() -> dict[str, frozenset[str]]:
+    """What each service takes to be served, for its health."""
+    return _needs(_MODULES)
+
+
+def admin_needs() -> dict[str, frozenset[str]]:
+    """The same of the administrators' door."""
+    return _needs(_ADMIN_MODULES)
+
+
+def _needs(modules: Iterable[Any]) -> dict[str, frozenset[str]]:
+    return {
+        module.SERVICE.full_name: PARTS - {TOKEN} if service_options(module.SERVICE).without_token else PARTS
+        for module in modules
+    }
 
 
 def admin_names() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Used by the thread that `log.py` keeps for it, so that a disk that stalls holds 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -103,6 +104,15 @@ class ChainFile:
         if not size:
             self._begin(self._seq + 1, time.time())
         self._seq, self._digest = self._seq + len(lines), digest
+
+    def check(self) -> None:
+        """Raise OSError where nothing can be written, as far as that shows without writing."""
+        handle, _ = self._current()
+        volume = os.fstatvfs(handle)
+        if volume.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._name)
+        if not volume.f_bavail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._name)
 
     def close(self) -> None:
         """Let go of the file, and of the lock on it."""

@@ -29,10 +29,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 class _Entry:
-    __slots__ = ("body", "done", "failure", "given_up")
+    __slots__ = ("body", "done", "failure", "given_up", "trial")
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    def __init__(self, body: bytes, *, trial: bool = False) -> None:
+        self.body = body  # b"" of a mere trial
+        self.trial = trial
         self.failure: Exception | None = None
         self.given_up = False
         self.done = threading.Lock()  # held until the record's fate is known
@@ -88,6 +89,16 @@ class Log:
             with self._counting:
                 self._lost += 1
 
+    def check(self, timeout: float) -> None:
+        """Raises Error(UNAVAILABLE) where calls would be refused now, as their records can't be written.
+
+        After a write that failed only another one proves anything: then it is the record of that.
+        """
+        if self._forgiving:
+            return
+        body = _encode(of_log("auditLogResumed", self._path.stem, {})).encode() if self._failing else b""
+        self._put(_Entry(body, trial=True), timeout)
+
     def close(self) -> None:
         """Write what waits and let go of the file; gives up on a disk that stalls."""
         self._closed = True
@@ -132,7 +143,11 @@ class Log:
         started = time.monotonic()
         lost = self._lost
         try:
-            self._file.append([*self._loss(lost), *(entry.body for entry in batch)])
+            if all(entry.trial for entry in batch):
+                self._file.check()
+            bodies = [*self._loss(lost), *(entry.body for entry in batch if entry.body)]
+            if bodies:
+                self._file.append(bodies)
             if lost:
                 with self._counting:
                     self._lost -= lost

@@ -2,8 +2,7 @@
 
 import hashlib
 import ssl
-import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from hsmd.api.pool import Pool
 from hsmd.api.revocation_list import RevocationList
 from hsmd.config import ConfigError, Grpc, Settings, admin_door
 from hsmd.domain.core import Core
+from hsmd.domain.readiness import PARTS
 from hsmd.domain.ukey_sessions import Sessions
 
 _MESSAGE_SECONDS = 10.0
@@ -30,7 +30,7 @@ class AdminDoor:
         self._door = admin_door(settings)
         self._core = core
         self._patience = Patience(pool, min(_MESSAGE_SECONDS, self._door.deadline_seconds))
-        self._health = Health(server.admin_names())
+        self._health = Health(server.admin_needs())
         sessions = Sessions(
             _certificate_digest(self._door),
             server.admin_names(),
@@ -53,26 +53,26 @@ class AdminDoor:
             settings.limits.message_bytes,
         )
 
-    def open(self) -> None:
-        """Listen. Raises ConfigError."""
+    def open(self, failing: Set[str]) -> None:
+        """Listen. `failing` is as for `tend`. Raises ConfigError."""
         door = self._door
         address = f"[{door.address}]" if ":" in door.address else door.address
         try:
             self._server.add_secure_port(f"{address}:{door.port}", server.server_credentials(door))
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"admin: can't listen on {address}:{door.port}: {error}") from error
-        self.tend()
+        self.tend(failing)
         self._server.start()
 
-    def tend(self) -> None:
-        """What is to be done a few times a second: tell of our health, and end what takes too long."""
-        self._health.tell(serving=self._core.token.status().state == "connected")
+    def tend(self, failing: Set[str]) -> None:
+        """What is to be done a few times a second: tell which parts fail, and end what takes too long."""
+        self._health.tell(failing)
         self._patience.tend()
-        self._pipeline.end_running(before=time.monotonic())
+        self._pipeline.tend()
 
     def close(self) -> None:
         """Let the calls in flight finish within the grace time."""
-        self._health.tell(serving=False)
+        self._health.tell(PARTS)
         self._server.stop(self._door.grace_seconds).wait()
         self._pipeline.end_running()
 

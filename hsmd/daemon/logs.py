@@ -1,11 +1,18 @@
-"""Logging of every process: lines for people or JSON for machines, to standard error."""
+"""Logging of every process: lines for people or JSON for machines, to standard error.
+
+A line that belongs to a call or job names its request id. What comes from elsewhere can't make a line of its
+own: in a message control characters are spelled out, and what follows a first line is indented.
+"""
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
 
+from hsmd.caller import logged_request
 from hsmd.config import ConfigError, Log
+
+_INDENT = "    "
 
 
 class _JsonLines(logging.Formatter):
@@ -19,11 +26,34 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "process": self._process,
+            "request_id": logged_request(),
             "message": record.getMessage(),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps({name: value for name, value in line.items() if value})
+
+
+class _Lines(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: ")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's own name
+        request_id = logged_request()
+        return (
+            super().formatMessage(record) + (f"[{request_id}] " if request_id else "") + clean(record.message)
+        )
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 -- logging's own name
+        text = super().formatException(ei)  # type: ignore[arg-type]  # as it was given to us
+        return "\n".join(_INDENT + clean(line) for line in text.splitlines())
+
+
+def clean(text: str) -> str:
+    """The text with what can't be printed spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def configure(settings: Log, process: str) -> None:
@@ -32,7 +62,6 @@ def configure(settings: Log, process: str) -> None:
     if level is None:
         raise ConfigError(f"log.level: {settings.level!r} is none of DEBUG, INFO, WARNING, ERROR, CRITICAL")
     handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
-    handler.setFormatter(_JsonLines(process) if settings.json else plain)
+    handler.setFormatter(_JsonLines(process) if settings.json else _Lines(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its own doings, step by step

@@ -20,6 +20,7 @@ from hsmd.daemon.admin import AdminDoor
 from hsmd.daemon.keeping import outcome
 from hsmd.daemon.seal_line import SealLine
 from hsmd.daemon.sealing import Failure
+from hsmd.domain.readiness import PARTS
 from hsmd.domain.sealing import Unsealing
 
 _WATCH_SECONDS = 0.25
@@ -70,10 +71,10 @@ def ward(settings: Settings, path: Path, line: SealLine, failure: Failure, ready
     )
     audit = wiring.open_audit(settings, "warden")
     door = AdminDoor(settings, core, audit, pool)
-    door.open()
+    door.open(PARTS)
     ready()
     while not stopping.wait(_WATCH_SECONDS):
-        door.tend()
+        door.tend(PARTS)
 
     def close() -> None:
         door.close()

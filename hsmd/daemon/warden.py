@@ -22,7 +22,7 @@ from hsmd import __version__
 from hsmd.api.pool import Pool
 from hsmd.audit import Log
 from hsmd.audit.records import of_call, of_log
-from hsmd.caller import Caller
+from hsmd.caller import Caller, logged_as
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, restoring, watch, wiring
@@ -31,6 +31,7 @@ from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
 from hsmd.domain.backups import Workshop
 from hsmd.domain.core import Call, Core
+from hsmd.domain.readiness import Readiness
 from hsmd.domain.sealing import Keeper
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
@@ -68,10 +69,13 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
         core.token.connect()
     except Error as error:
         log.warning("%s", error)
-    core.token.watch()
+    readiness = Readiness(core, audit)
+    readiness.begin(stopping)
     keystores.connect(core)
     _record_start(audit, settings)
-    door = _open_door(settings, core, audit, pool)
+    door = _door(settings, core, audit, pool)
+    if door is not None:
+        door.open(readiness.failing())
     ready()
     holder = f"{socket.gethostname()}:{os.getpid()}"
     # A keystore's token may hold the thread that uses it: so each has its own.
@@ -88,8 +92,7 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
     for thread in threads:
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
-        if door is not None:
-            door.tend()
+        _tend(door, readiness)
         at_work = any(jobs.at_work for jobs in everything)
         if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
             return EX_FAILED
@@ -143,14 +146,18 @@ def _pool(settings: Settings) -> Pool | None:
     return Pool(own.threads, own.threads + wiring.SPARE_ADMINISTRATORS) if own.enabled else None
 
 
-def _open_door(settings: Settings, core: Core, audit: Log, pool: Pool | None) -> "AdminDoor | None":
+def _door(settings: Settings, core: Core, audit: Log, pool: Pool | None) -> "AdminDoor | None":
     if pool is None:
         return None
     from hsmd.daemon.admin import AdminDoor  # gRPC, where there is use for it
 
-    door = AdminDoor(settings, core, audit, pool)
-    door.open()
-    return door
+    return AdminDoor(settings, core, audit, pool)
+
+
+def _tend(door: "AdminDoor | None", readiness: Readiness) -> None:
+    failing = readiness.failing()  # which the log is told, with a door or without
+    if door is not None:
+        door.tend(failing)
 
 
 def _alone(_count: int) -> None:
@@ -249,8 +256,10 @@ class Jobs:
         count = 0
         for key_id in job.due(self._call(job)):
             self.at_work = True
+            call = self._call(job)
             try:
-                count += job.do(self._call(job), key_id)
+                with logged_as(call.caller.request_id):
+                    count += job.do(call, key_id)
             except (Error, SealBroken, LookupError) as error:  # one key's trouble is not the others'
                 if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
                     trouble[""] = f"nothing is done: {error}"

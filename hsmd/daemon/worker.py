@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -20,6 +19,7 @@ from hsmd.config import ConfigError, Settings, UnixListener
 from hsmd.daemon import keystores, watch, wiring
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain.rates import Buckets
+from hsmd.domain.readiness import PARTS, Readiness
 from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
@@ -41,7 +41,8 @@ class Worker:
         self._core = wiring.open_core(settings, pin, pool.have_spares, rates)
         self._core.keystores = keystores.backings(settings, pin)
         self._audit = wiring.open_audit(settings, self._name)
-        self._health = Health(server.service_names())
+        self._health = Health(server.needs())
+        self._readiness = Readiness(self._core, self._audit)
         self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
         self._stopping = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -57,27 +58,24 @@ class Worker:
             core.token.connect()
         except Error as error:  # away: serve refusals until it is there
             log.warning("%s", error)
-        core.token.watch()
+        self._readiness.begin(self._stopping)
         keystores.connect(core)
         core.providers.start()
         self._open()
-        self._health.tell(serving=self._connected())
+        self._health.tell(self._readiness.failing())
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
-            self._health.tell(serving=self._connected())
+            self._health.tell(self._readiness.failing())
             self._patience.tend()
             self._pool.have_spares(keystores.held(core), "keystores' HSMs are slow")
             waiting = sum(each.holds(_WATCH_SECONDS) for each in core.peers.values())
             self._pool.have_spares(waiting, "peer regions are slow")
             for each in self._pipelines:
-                each.end_running(before=time.monotonic())
+                each.tend()
             if watch.hopeless(core.token):
                 return EX_FAILED
         watch.part(self._drain, self._settings.grpc.grace_seconds + watch.PARTING_SECONDS)
         return 0
-
-    def _connected(self) -> bool:
-        return bool(self._core.token.status().state == "connected")
 
     def _open(self) -> None:
         settings = self._settings.grpc
@@ -125,7 +123,7 @@ class Worker:
         return one
 
     def _drain(self) -> None:
-        self._health.tell(serving=False)
+        self._health.tell(PARTS)
         for done in [each.stop(self._settings.grpc.grace_seconds) for each in self._servers]:
             done.wait()
         for each in self._pipelines:  # gRPC has ended what was left; its record is still due

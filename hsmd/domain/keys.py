@@ -190,7 +190,7 @@ def list_keys(
 def _tell(call: Call, broken: list[SealBroken]) -> None:
     """Rows that were refused, and nothing else was: in the log, and in the audit log."""
     for each in broken:
-        log.error("%s: %s", call.caller.request_id, each)
+        log.error("%s", each)
         call.also("refuseRow", f"{each.table}/{each.id}")
 
 

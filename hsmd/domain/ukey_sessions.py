@@ -179,7 +179,7 @@ class Sessions:
         with throttled(call, "ukey", claimed, counted=IDENTITY_REFUSED):
             wrong = self._wrong(call, asked, ukey, signature)
             if asked is None or ukey is None or wrong:
-                log.warning("%s: a UKey is not let in: %s", call.caller.request_id, wrong)
+                log.warning("a UKey is not let in: %s", wrong)
                 raise Error(IDENTITY_REFUSED, reason="the UKey or what it signed is not accepted")
         name = secrets.token_hex(_BYTES)
         session = Session(ukey.id, asked.purpose, asked.channel, self._now() + self._seconds)
@@ -209,7 +209,7 @@ class Sessions:
             wrong = "its UKey is revoked"
         if wrong or ukey is None:
             with named_when_refused(call, ukey.id if ukey else ""):
-                log.warning("%s: a UKey's session does not count: %s", call.caller.request_id, wrong)
+                log.warning("a UKey's session does not count: %s", wrong)
                 raise Error(IDENTITY_REFUSED, reason="a session of a UKey is due, on this connection")
         return identity.by_ukey(ukey.id, ukey.name, ukey.role)
 

@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
 from hsmd import errors, tracing
+from hsmd.caller import logged_as
 from hsmd.config import Settings
 from hsmd.descriptors import services
 from hsmd.errors import Error
@@ -24,9 +25,11 @@ from hsmd.gateway.failures import Failure
 from hsmd.gateway.forwarded import Proxies
 from hsmd.gateway.openapi import document
 from hsmd.gateway.page import pages
+from hsmd.gateway.probes import CHECK, Probes
 from hsmd.gateway.routes import Match
 from hsmd.gateway.signatures import Evidence, Metadata, evidence
 from hsmd.gateway.transcoder import JSON_HEADERS, Answer, Pairs, Route, build, query_pairs
+from hsmd.troubles import Troubles
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -56,15 +59,23 @@ class App:
         self._channels: Channels | None = None
         self._buffered = 0
         self._proxies = Proxies(settings.gateway)
+        self._probes = Probes(self._health)
+        self._troubles = Troubles(_log)
+        self._tending: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         request_id = os.urandom(16).hex()
+        with logged_as(request_id):
+            await self._serve(scope, receive, send, request_id)
 
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = time.perf_counter()
         verb, raw_path = scope["method"], scope["raw_path"]
         template = "-"
         answer = self._pages.get(raw_path) if verb == "GET" else None
+        probe = await self._probes.answer(raw_path) if verb in ("GET", "HEAD") else None
+        answer = answer or probe
         if answer is None:
             found = self._tree.find(verb, raw_path.decode("ascii"))
             if isinstance(found, Match):
@@ -80,26 +91,40 @@ class App:
             return
         await send(_start(answer, request_id))
         await send({"type": "http.response.body", "body": answer.body})
-        if _log.isEnabledFor(logging.INFO):
-            _log.info(
-                "%s %s %d %s from %s, %.1f ms, request %s",
+        level = logging.DEBUG if probe is not None else logging.INFO  # probes come for ever
+        if _log.isEnabledFor(level):
+            _log.log(
+                level,
+                "%s %s %d %s from %s, %.1f ms",
                 verb,
                 template,
                 answer.status,
                 answer.code or "OK",
                 self._source(scope),
                 (time.perf_counter() - started) * 1000,
-                request_id,
             )
 
     async def open(self) -> None:
         """Start to connect to the daemon. Raises ConfigError when a certificate can't be read."""
         self._channels = Channels(self._settings, self._message_bytes)
+        self._tending = asyncio.create_task(self._tend())
 
     async def close(self) -> None:
         """Close the connections to the daemon."""
+        if self._tending is not None:
+            self._tending.cancel()
         if self._channels is not None:
             await self._channels.close()
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._troubles.tend()
+
+    async def _health(self, seconds: float) -> bytes:
+        if self._channels is None:
+            raise Error(errors.UNAVAILABLE, reason="the gateway is starting")
+        return await self._channels.call(CHECK, b"", [], seconds=seconds, repeatable=True)
 
     async def _guarded(
         self, found: Match[Route], scope: Scope, receive: Receive, request_id: str
@@ -112,11 +137,11 @@ class App:
         except Error as error:
             failure = failures.from_error(error)
         except grpc.aio.AioRpcError as error:
-            failure = failures.from_call(error, request_id)
+            failure = failures.from_call(error, found.target.call, self._troubles)
         except asyncio.CancelledError:  # the grace time of a stop is over
             failure = failures.from_error(Error(errors.UNAVAILABLE, reason="the gateway is stopping"))
         except Exception:
-            _log.exception("request %s failed", request_id)
+            _log.exception("%s: unexpected", found.target.call)
             failure = failures.unknown()
         return _refusal(failure, found.target.errors, request_id)
 

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hsmd import errors
 from hsmd.errors import BY_CODE, Error
 from hsmd.pb.options.v1 import options_pb2
+from hsmd.troubles import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +53,13 @@ def unknown() -> Failure:
     return from_error(Error(errors.INTERNAL))
 
 
-def from_call(error: grpc.aio.AioRpcError, request_id: str) -> Failure:
+def from_call(error: grpc.aio.AioRpcError, method: str, troubles: Troubles) -> Failure:
     """A call that failed: what the daemon said, else what its gRPC status means."""
     found = _said(error)
     if found is not None:
         return found
-    _log.warning("request %s: the call failed: %s: %s", request_id, error.code().name, error.details())
+    troubles.meet(f"the call failed: {error.code().name}", method)
+    _log.debug("%s: %s", method, error.details())
     known = _BY_STATUS.get(error.code())
     return unknown() if known is None else from_error(known)
 

@@ -18,6 +18,7 @@ from hsmd.descriptors import (
     json_name,
     message_type,
 )
+from hsmd.gateway.probes import ALIVE, READY
 from hsmd.gateway.readers import INTEGERS
 from hsmd.gateway.transcoder import Route
 from hsmd.pb.options.v1 import options_pb2 as forms
@@ -58,6 +59,7 @@ _ERRORS: dict[int, tuple[str, Schema]] = {
         },
     ),
 }
+_PROBES = {ALIVE.decode(): "Does the gateway answer", READY.decode(): "Do gateway, daemon and HSM serve"}
 _GATE: Schema = {"error_code": _TEXT, "error_msg": _TEXT, "request_id": _TEXT}
 
 
@@ -108,6 +110,7 @@ def document(routes: Iterable[Route]) -> Schema:
         seen[name] = seen.get(name, 0) + 1
         operation_id = name if seen[name] == 1 else f"{name}{seen[name]}"
         paths.setdefault(route.template, {})[route.verb.lower()] = _operation(route, operation_id, schemas)
+    paths.update({path: {"get": _probe(path, summary)} for path, summary in _PROBES.items()})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -126,6 +129,21 @@ def document(routes: Iterable[Route]) -> Schema:
                 }
             },
         },
+    }
+
+
+def _probe(path: str, summary: str) -> Schema:
+    schema = {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
+    content = {"application/json": {"schema": schema}}
+    responses = {"200": {"description": "Yes.", "headers": _REQUEST_ID, "content": content}}
+    if path == READY.decode():
+        responses["503"] = {"description": "No.", "headers": _REQUEST_ID, "content": content}
+    return {
+        "operationId": path.strip("/"),
+        "summary": summary,
+        "tags": ["Probes"],
+        "security": [],
+        "responses": responses,
     }
 
 

@@ -227,8 +227,8 @@ class Link:
 
     def _turn(self, state: State, detail: str) -> None:
         if (state, detail) != (self._state, self._detail):
-            _log.log(
-                logging.INFO if state == "connected" else logging.WARNING,
+            _log.log(  # why it is away may change with each attempt: the first one is the news
+                logging.WARNING if state not in ("connected", self._state) else logging.INFO,
                 "The HSM token%s is %s%s",
                 self.settings.name and f" of {self.settings.name}",
                 state,
@@ -282,9 +282,9 @@ class Link:
         while not self._closing.is_set():
             if self.live is not None:
                 pause = _FIRST_PAUSE
-                self._rest(_PING)
                 with suppress(Error):  # lost() has noted it
                     ping()
+                self._rest(_PING)
             elif self.refused or self.calls.others():
                 self._rest(_FIRST_PAUSE)
             else:

@@ -96,9 +96,18 @@ class Token(PassageWork):
         """
         self._link.connect()
 
-    def watch(self) -> None:
-        """From now on notice loss and hung calls, and reconnect; also when `connect` failed."""
-        self._link.watch(self._ping)
+    def watch(self, use: Callable[[], None] = _nothing) -> None:
+        """From now on notice loss and hung calls, and reconnect; also when `connect` failed.
+
+        `use` is what the keeper does each second besides, like using a key: it notices what the module's own
+        random numbers and session keys don't need.
+        """
+
+        def ping() -> None:
+            self._ping()
+            use()
+
+        self._link.watch(ping)
 
     def close(self) -> None:
         """End all sessions and leave the module."""
