@@ -29,6 +29,8 @@ from tests.test_token_away import channel
 
 # Files that hold credentials by design: a development HSM's own, and the token's PINs.
 _BY_DESIGN = re.compile(r"(/credentials\.json|/env|/pin|/so-pin|/tls/[^/]+\.key)$")
+# What a record names: ids, of access keys too, and the names in certificates.
+_NAMED = re.compile(r".*(\.id|_id|\.access_key|CertificateMappingRequest(\.Mapping)?\.name) in audit/.*")
 
 
 class Canaries:
@@ -126,7 +128,7 @@ def _answered(call: Any, request: bytes, metadata: tuple[tuple[str, str], ...]) 
 
 
 def test_no_canary_of_any_method_in_logs_and_audit(used: tuple[Stand, Canaries]) -> None:
-    """The audit log names the thing that a call is about: nothing else of any request stands there."""
+    """The audit log names the thing that a call is about, by its id; nothing else stands anywhere."""
     stand, _ = used
     canaries = Canaries()
     answers: dict[str, str] = {}
@@ -153,7 +155,7 @@ def test_no_canary_of_any_method_in_logs_and_audit(used: tuple[Stand, Canaries])
         (name, content) for name, content in _files(stand) if name.startswith("audit/") or ".log" in name
     ]
     assert {"serve.log", "gateway.log"} <= {name for name, _ in logged}
-    assert _found(canaries, iter(logged)) == []
+    assert [each for each in _found(canaries, iter(logged)) if not _NAMED.fullmatch(each)] == []
 
 
 def _fields(route: Route) -> list[Any]:
