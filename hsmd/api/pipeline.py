@@ -139,6 +139,7 @@ class Pipeline:
             )
             seconds = self._seconds(context)
             self._running[record] = (started + seconds, call, context)
+            self._core.board.begin()
             with tracing.entry(method.name, self._trace(context, metadata)) as span:
                 answer, error = self._carried_out(
                     method, serve, call, record, seconds, (raw, context, metadata)
@@ -146,6 +147,7 @@ class Pipeline:
                 span.note(request_id=caller.request_id, key_version=call.key_version)
                 if error is not None:
                     span.note(error=error.fault.code)
+            self._core.board.end(time.monotonic() - started, error.fault.http if error else 0)
             if error is not None:
                 context.abort_with_status(rejection(error, caller.request_id))
             context.set_trailing_metadata(((REQUEST_ID_KEY, caller.request_id),))

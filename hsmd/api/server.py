@@ -33,6 +33,7 @@ from hsmd.api import (
     keystores,
     limits,
     macs,
+    node,
     peers,
     pins,
     policies,
@@ -89,6 +90,7 @@ _MODULES = (
     agencies,
     certificates,
     limits,
+    node,
     service,
 )
 Handlers = dict[str, dict[str, Any]]  # by service, by method
@@ -149,12 +151,12 @@ def build(
     pipeline: Pipeline,
     patience: Patience,
     checks: health.Health,
-    status: service.Status,
+    owners: Sequence[Any],
     settings: Grpc,
     message_bytes: int,
 ) -> grpc.Server:
     """A server with all methods, health and reflection; ports are added by the caller."""
-    methods = all_methods((status,))
+    methods = all_methods(owners)
     more = {reflection.SERVICE_NAME: _reflection(patience)}
     return _build(pipeline, patience, checks, methods, more, settings, message_bytes)
 

@@ -32,6 +32,7 @@ from hsmd.cli.ctl import (
     keystores,
     limits,
     macs,
+    node,
     outcome,
     output,
     policies,
@@ -135,7 +136,9 @@ for _command in (
     root_keys.root_keys,
     ceremony.ceremony,
     host.db,
-    host.status,
+    node.status,
+    node.top,
+    node.log_level,
     host.completion,
 ):
     cli.add_command(_command)

@@ -40,6 +40,7 @@ from hsmd.pb.v1.keys_pb2_grpc import KeysStub
 from hsmd.pb.v1.keystores_pb2_grpc import KeystoresStub
 from hsmd.pb.v1.limits_pb2_grpc import LimitsStub
 from hsmd.pb.v1.macs_pb2_grpc import MacsStub
+from hsmd.pb.v1.node_pb2_grpc import NodeStub
 from hsmd.pb.v1.pins_pb2_grpc import PinsStub
 from hsmd.pb.v1.policies_pb2_grpc import PoliciesStub
 from hsmd.pb.v1.projects_pb2_grpc import ProjectsStub
@@ -68,8 +69,8 @@ class Client:
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
     `deletion`, `imports`, `regions`, `access_points`, `key_policies`, `capsules`, `pins`, `keystores`,
     `identity`, `domains`, `projects`, `users`, `groups`, `access_keys`, `temporary_keys`, `agencies`,
-    `certificates`, `policies`, `assignments`, `domain_settings`, `limits` and `service` are the generated
-    stubs, for what has no method here. Every call raises ApiError; making a Client raises SetupError.
+    `certificates`, `policies`, `assignments`, `domain_settings`, `limits`, `node` and `service` are the
+    generated stubs, for what has no method here. Every call raises ApiError; making a Client SetupError.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Client:
         self.assignments = AssignmentsStub(calls)
         self.domain_settings = DomainSettingsStub(calls)
         self.limits = LimitsStub(calls)
+        self.node = NodeStub(calls)
         self.service = ServiceStub(calls)
 
     @classmethod

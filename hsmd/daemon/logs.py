@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 
 from hsmd.caller import logged_request
 from hsmd.config import ConfigError, Log
+from hsmd.domain.board import Board, Loudness
 
 _INDENT = "    "
+
+log = logging.getLogger(__name__)
 
 
 class _JsonLines(logging.Formatter):
@@ -65,3 +68,25 @@ def configure(settings: Log, process: str) -> None:
     handler.setFormatter(_JsonLines(process) if settings.json else _Lines(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its own doings, step by step
+
+
+class Levels:
+    """Keeps this process as loud as the board says; without a word there, as it was configured."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._now: Loudness | None = None
+
+    def tend(self) -> None:
+        """To be called a few times a second."""
+        asked = self._board.posted()
+        if asked == self._now:
+            return
+        if self._now is not None:
+            logging.getLogger(self._now.logger).setLevel(logging.NOTSET)
+        if asked is not None:
+            log.warning("%s logs %s from now on", asked.logger, logging.getLevelName(asked.level))
+            logging.getLogger(asked.logger).setLevel(asked.level)
+        else:
+            log.warning("the log is as it was configured")
+        self._now = asked

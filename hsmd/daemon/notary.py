@@ -87,8 +87,8 @@ class Notary:
         self._token = token
         self._follower: Follower | None = None
         self._file: CheckpointFile | None = None
-        self._waiting = 0  # records that no checkpoint counts yet
-        self._since = 0.0  # when the first of them was seen
+        self.unsigned = 0  # records that no checkpoint counts yet
+        self.since = 0.0  # when the first of them was seen
         self._trouble = ""
 
     def run(self, stopping: threading.Event) -> None:
@@ -101,7 +101,7 @@ class Notary:
         trouble = ""
         try:
             self._look()
-            if self._is_due() or (last and self._waiting):
+            if self._is_due() or (last and self.unsigned):
                 self._sign()
             self._pack()
         except (Error, ConfigError, OSError, ValueError) as error:
@@ -134,14 +134,14 @@ class Notary:
         new = self._follower.look()
         for text in self._follower.trouble():
             log.critical("the audit log was changed: %s", text)
-        if new and not self._waiting:
-            self._since = time.monotonic()
-        self._waiting += new
+        if new and not self.unsigned:
+            self.since = time.monotonic()
+        self.unsigned += new
 
     def _is_due(self) -> bool:
-        if self._waiting >= self._settings.checkpoint_records:
+        if self.unsigned >= self._settings.checkpoint_records:
             return True
-        return self._waiting > 0 and time.monotonic() - self._since >= self._settings.checkpoint_seconds
+        return self.unsigned > 0 and time.monotonic() - self.since >= self._settings.checkpoint_seconds
 
     def _sign(self) -> None:
         assert self._follower is not None  # noqa: S101  # there was a look
@@ -157,7 +157,7 @@ class Notary:
             )
         # Asked for each time: another token may have come in its place.
         self._file.append(self._follower.heads, self._token.public_key_of(AUDIT_KEY_LABEL))
-        self._waiting = 0
+        self.unsigned = 0
 
     def _is_written(self) -> bool:
         """Whether a process still holds its file."""

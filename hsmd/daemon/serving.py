@@ -21,8 +21,8 @@ from hsmd.daemon.sealing import LastFailure, SealedSupervisor
 from hsmd.daemon.supervisor import Body, Ready, Supervisor, harden, reserved_port, run_once
 from hsmd.daemon.vault import Vault
 from hsmd.domain import external
+from hsmd.domain.board import Board
 from hsmd.domain.core import TOKEN_KEYS
-from hsmd.domain.rates import Buckets
 from hsmd.errors import Error
 from hsmd.hsm import Token
 from hsmd.idp import open_providers
@@ -53,13 +53,13 @@ def serve(settings: Settings) -> int:
         if path is not None:
             return _serve_sealed(settings, path)
         code = run_once(partial(_prepare, settings, lambda: pin))
-        bodies = _serving(settings, lambda: pin, Buckets(), None)
+        bodies = _serving(settings, lambda: pin, _shared(settings), None)
         return code or Supervisor(bodies, grpc.grace_seconds, f"{grpc.address} port {grpc.port}").run()
 
 
 def _serve_sealed(settings: Settings, path: Path) -> int:
     """The daemon that begins without a PIN."""
-    line, vault, rates = SealLine(), Vault(), Buckets()
+    line, vault, shared = SealLine(), Vault(), _shared(settings)
 
     def pins() -> wiring.Pin:
         return vault.pins(settings)
@@ -70,25 +70,34 @@ def _serve_sealed(settings: Settings, path: Path) -> int:
         line,
         vault,
         sealed=partial(_sealed, settings, path, line),
-        serving=partial(_serving, settings, pins, rates, line),
+        serving=partial(_serving, settings, pins, shared, line),
         check=partial(_check, settings, pins, line),
     )
     return code or supervisor.run()
 
 
-def _serving(settings: Settings, pins: Pins, rates: Buckets, line: SealLine | None) -> dict[str, Body]:
-    """The processes that serve. `rates` are made before the forks: all workers count in the same memory."""
-    total = settings.grpc.workers or os.cpu_count() or 1
+def _shared(settings: Settings) -> wiring.Shared:
+    return wiring.Shared(board=Board([*(f"worker-{index}" for index in range(_workers(settings))), "warden"]))
+
+
+def _workers(settings: Settings) -> int:
+    return settings.grpc.workers or os.cpu_count() or 1
+
+
+def _serving(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLine | None) -> dict[str, Body]:
+    """The processes that serve. `shared` is made before the forks: all of them have the same memory."""
+    total = _workers(settings)
     bodies: dict[str, Body] = {
-        f"worker-{index}": partial(_work, settings, pins, rates, index, total, line) for index in range(total)
+        f"worker-{index}": partial(_work, settings, pins, shared, index, total, line)
+        for index in range(total)
     }
-    bodies["warden"] = partial(_ward, settings, pins, line)
+    bodies["warden"] = partial(_ward, settings, pins, shared, line)
     return bodies
 
 
 def _sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure) -> dict[str, Body]:
     """The processes of a sealed daemon."""
-    total = settings.grpc.workers or os.cpu_count() or 1
+    total = _workers(settings)
     bodies: dict[str, Body] = {
         f"worker-{index}": partial(_work_sealed, settings, index, line) for index in range(total)
     }
@@ -206,7 +215,7 @@ _TLS_1_2_SUITES = ":".join(
 def _work(
     settings: Settings,
     pins: Pins,
-    rates: Buckets,
+    shared: wiring.Shared,
     index: int,
     total: int,
     line: SealLine | None,
@@ -219,10 +228,10 @@ def _work(
         line.leave()
     logs.configure(settings.log, f"worker-{index}")
     with traces.exported(settings.tracing, "", f"worker-{index}"):
-        return worker.run(settings, pins(), rates, index, total, ready)
+        return worker.run(settings, pins(), shared, index, total, ready)
 
 
-def _ward(settings: Settings, pins: Pins, line: SealLine | None, ready: Ready) -> int:
+def _ward(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLine | None, ready: Ready) -> int:
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # for administrators, and for lines to peers
     from hsmd.daemon import keeping, warden  # kept like the worker's
 
@@ -230,7 +239,7 @@ def _ward(settings: Settings, pins: Pins, line: SealLine | None, ready: Ready) -
     pin, path = pins(), settings.seal.file
     seal = keeping.keeper(path, pin, line) if line is not None and path is not None else None
     with traces.exported(settings.tracing, "", "warden"):
-        return warden.run(settings, pin, ready, seal)
+        return warden.run(settings, pin, shared, ready, seal)
 
 
 def _work_sealed(settings: Settings, index: int, line: SealLine, ready: Ready) -> int:

@@ -25,8 +25,9 @@ from hsmd.audit.records import of_call, of_log
 from hsmd.caller import Caller, logged_as
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
-from hsmd.daemon import keystores, restoring, watch, wiring
+from hsmd.daemon import keystores, logs, restoring, watch, wiring
 from hsmd.daemon.notary import Notary
+from hsmd.daemon.showing import show
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
 from hsmd.domain.backups import Workshop
@@ -48,7 +49,13 @@ _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Keeper | None = None) -> int:
+def run(
+    settings: Settings,
+    pin: wiring.Pin,
+    shared: wiring.Shared,
+    ready: Callable[[], None],
+    seal: Keeper | None = None,
+) -> int:
     """Do the jobs round by round until SIGTERM; the exit code. Raises ConfigError and TokenRefused.
 
     `seal` is that of a daemon which operators have unsealed.
@@ -57,7 +64,9 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     pool = _pool(settings)
-    core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, pause=_PEER_PAUSE)
+    core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, shared, pause=_PEER_PAUSE)
+    core.board.sit("warden")
+    levels = logs.Levels(core.board)
     core.keystores = keystores.backings(settings, pin)
     core.backups = Workshop(restoring.place(settings))
     core.seal = seal
@@ -93,6 +102,14 @@ def run(settings: Settings, pin: wiring.Pin, ready: Callable[[], None], seal: Ke
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
         _tend(door, readiness)
+        show(
+            core,
+            readiness.failing(),
+            unsigned=notary.unsigned,
+            unsigned_since=int(notary.since * 1000),
+            due=sum(each.due for each in everything),
+        )
+        levels.tend()
         at_work = any(jobs.at_work for jobs in everything)
         if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
             return EX_FAILED
@@ -221,7 +238,13 @@ class Jobs:
         self._audit = audit
         self._holder = holder
         self._trouble: dict[str, str] = {}  # what was logged last: by key id, "" for all of them
+        self._due: dict[str, int] = {}  # what is due and not done, by lease
         self._to_scrub = True  # whoever was here before may have left it undone
+
+    @property
+    def due(self) -> int:
+        """What was due at the last look and is not done."""
+        return sum(self._due.values())
 
     def run(self, stopping: threading.Event) -> None:
         """Rounds until told to stop."""
@@ -254,12 +277,15 @@ class Jobs:
         `trouble` takes up why others stay, by key id; with "" for what prevents all: then it ends at once.
         """
         count = 0
-        for key_id in job.due(self._call(job)):
+        due = job.due(self._call(job))
+        self._due[job.lease] = len(due)
+        for key_id in due:
             self.at_work = True
             call = self._call(job)
             try:
                 with logged_as(call.caller.request_id):
                     count += job.do(call, key_id)
+                self._due[job.lease] -= 1
             except (Error, SealBroken, LookupError) as error:  # one key's trouble is not the others'
                 if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
                     trouble[""] = f"nothing is done: {error}"

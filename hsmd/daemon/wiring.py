@@ -11,6 +11,7 @@ from pathlib import Path
 from hsmd.audit import Log
 from hsmd.config import ConfigError, Hsm, Settings, UnixListener
 from hsmd.daemon import notary
+from hsmd.domain.board import Board
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.domain.lines import Line
 from hsmd.domain.rates import Buckets
@@ -23,6 +24,14 @@ PIN_CREDENTIAL = "hsm-pin"
 _WIDEST_SOCKET_MODE = 0o660
 WORKER_MARK = "{worker}"  # in a socket's path: each worker has its own
 SPARE_ADMINISTRATORS = 16  # threads of the administrators' door for those that are held
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Memory that processes share, made before they are forked."""
+
+    rates: Buckets = field(default_factory=Buckets)
+    board: Board = field(default_factory=Board)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -144,13 +153,14 @@ def open_core(
     settings: Settings,
     pin: Pin,
     on_stuck: Callable[[int], None] = lambda _: None,
-    rates: Buckets | None = None,
+    shared: "Shared | None" = None,
     pause: float = 0.0,
 ) -> Core:
-    """All parts of a serving process; the token is not yet connected. `rates`: what the workers share.
+    """All parts of a serving process; the token is not yet connected. `shared`: with the others.
 
     A peer that did not answer in time is not asked again for `pause` seconds.
     """
+    shared = shared or Shared()
     token = open_token(settings.hsm, pin, lambda: keyring.clear(), on_stuck)
     keyring = Keyring(token, settings.hsm.loaded_keys)
     store = open_store(settings, token)
@@ -163,7 +173,8 @@ def open_core(
         settings.region,
         peers=_lines(settings, pause),
         providers=open_providers(settings),
-        rates=rates or Buckets(),
+        rates=shared.rates,
+        board=shared.board,
         pin_source=pin.source,
     )
 

@@ -10,15 +10,16 @@ import grpc
 
 from hsmd.api import evidence, server
 from hsmd.api.health import Health
+from hsmd.api.node import Node, Setup
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
 from hsmd.api.revocation_list import RevocationList
 from hsmd.api.service import Process, Status
-from hsmd.config import ConfigError, Settings, UnixListener
-from hsmd.daemon import keystores, watch, wiring
+from hsmd.config import ConfigError, Settings, UnixListener, admin_door
+from hsmd.daemon import keystores, logs, watch, wiring
+from hsmd.daemon.showing import show
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain.rates import Buckets
 from hsmd.domain.readiness import PARTS, Readiness
 from hsmd.errors import Error
 
@@ -31,19 +32,26 @@ log = logging.getLogger(__name__)
 class Worker:
     """One serving process, from start to drain."""
 
-    def __init__(self, settings: Settings, pin: wiring.Pin, rates: Buckets, index: int, total: int) -> None:
+    def __init__(
+        self, settings: Settings, pin: wiring.Pin, shared: wiring.Shared, index: int, total: int
+    ) -> None:
         self._settings = settings
         self._index = index
         self._name = f"worker-{index}"
         pool = Pool(settings.grpc.threads, settings.grpc.threads + settings.grpc.waiting_calls)
         self._pool = pool
         self._patience = Patience(pool, min(_MESSAGE_SECONDS, settings.grpc.deadline_seconds))
-        self._core = wiring.open_core(settings, pin, pool.have_spares, rates)
+        self._core = wiring.open_core(settings, pin, pool.have_spares, shared)
+        self._core.board.sit(self._name)
+        self._levels = logs.Levels(self._core.board)
         self._core.keystores = keystores.backings(settings, pin)
         self._audit = wiring.open_audit(settings, self._name)
         self._health = Health(server.needs())
         self._readiness = Readiness(self._core, self._audit)
-        self._status = Status(Process(self._name, total, wiring.now_millis(), pin.source))
+        self._owners = (
+            Status(Process(self._name, total, wiring.now_millis(), pin.source)),
+            Node(_setup(settings)),
+        )
         self._stopping = threading.Event()
         self._servers: list[grpc.Server] = []
         self._pipelines: list[Pipeline] = []
@@ -62,10 +70,10 @@ class Worker:
         keystores.connect(core)
         core.providers.start()
         self._open()
-        self._health.tell(self._readiness.failing())
+        self._show(self._readiness.failing())
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
-            self._health.tell(self._readiness.failing())
+            self._show(self._readiness.failing())
             self._patience.tend()
             self._pool.have_spares(keystores.held(core), "keystores' HSMs are slow")
             waiting = sum(each.holds(_WATCH_SECONDS) for each in core.peers.values())
@@ -76,6 +84,11 @@ class Worker:
                 return EX_FAILED
         watch.part(self._drain, self._settings.grpc.grace_seconds + watch.PARTING_SECONDS)
         return 0
+
+    def _show(self, failing: frozenset[str]) -> None:
+        self._health.tell(failing)
+        show(self._core, failing)
+        self._levels.tend()
 
     def _open(self) -> None:
         settings = self._settings.grpc
@@ -116,7 +129,7 @@ class Worker:
             trace=trace,
         )
         one = server.build(
-            pipeline, self._patience, self._health, self._status, settings.grpc, settings.limits.message_bytes
+            pipeline, self._patience, self._health, self._owners, settings.grpc, settings.limits.message_bytes
         )
         self._servers.append(one)
         self._pipelines.append(pipeline)
@@ -134,13 +147,21 @@ class Worker:
         keystores.close(self._core)
 
 
+def _setup(settings: Settings) -> Setup:
+    certificates = {"grpc": settings.grpc.certificate, "grpc client_ca": settings.grpc.client_ca}
+    if settings.admin.enabled:
+        door = admin_door(settings)
+        certificates |= {"admin": door.certificate, "admin client_ca": door.client_ca}
+    return Setup(certificates, settings.log.level, settings.seal.file is not None)
+
+
 def run(
     settings: Settings,
     pin: wiring.Pin,
-    rates: Buckets,
+    shared: wiring.Shared,
     index: int,
     total: int,
     ready: Callable[[], None],
 ) -> int:
     """A worker's whole life. Raises ConfigError and TokenRefused at its start."""
-    return Worker(settings, pin, rates, index, total).run(ready)
+    return Worker(settings, pin, shared, index, total).run(ready)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hsmd.caller import Caller
 from hsmd.config import Limits
+from hsmd.domain.board import Board
 from hsmd.domain.conditions import Told
 from hsmd.domain.lines import Line
 from hsmd.domain.permissions import Rules
@@ -185,7 +186,7 @@ class Core:
     """The parts of one process. `clock` gives milliseconds since 1970 UTC; `rates` are all workers'.
 
     `cache` holds what is known of keys, aliases and keystores, by their ids; `people` what is known of who
-    calls and what they may, which hangs together within a domain.
+    calls and what they may, which hangs together within a domain. `board` is all processes'.
 
     `peers` are by region, `keystores` by cluster id. `check_certificate` raises Error(IDENTITY_REFUSED) for
     the mark of a client certificate that is revoked.
@@ -208,6 +209,7 @@ class Core:
     access_key_uses: dict[str, int] = field(default_factory=dict)  # when each was last noted to be used
     providers: Providers = field(default_factory=Providers)
     rates: Buckets = field(default_factory=Buckets)
+    board: Board = field(default_factory=Board)
     running: Running = field(default_factory=Running)
     finishing: threading.Lock = field(default_factory=threading.Lock)  # what a quorum decided
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file

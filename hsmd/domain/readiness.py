@@ -15,12 +15,23 @@ from hsmd.keyring import with_token_key
 
 TOKEN, STORE, AUDIT = "token", "store", "audit log"
 PARTS = frozenset({TOKEN, STORE, AUDIT})  # what serving takes
+_ORDER = sorted(PARTS)
 FRESH_SECONDS = 5.0  # for so long counts what was found out last
 PAUSE_SECONDS = 1.0
 _AUDIT_SECONDS = 2.0
 _BLOCK = b"hsmd: is the token there?"
 
 log = logging.getLogger(__name__)
+
+
+def bits_of(failing: frozenset[str]) -> int:
+    """Parts as a number, for the board."""
+    return sum(1 << _ORDER.index(part) for part in failing)
+
+
+def parts_of(bits: int) -> list[str]:
+    """The parts of such a number."""
+    return [part for place, part in enumerate(_ORDER) if bits >> place & 1]
 
 
 class Readiness:

@@ -29,7 +29,7 @@ from hsmd.hsm.address import Address, AddressError, parse_address
 from hsmd.hsm.blank import Blank, Officer
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused, WrongSize
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.link import TokenStatus
+from hsmd.hsm.link import STATES, TokenStatus
 from hsmd.hsm.pairs import Pair
 from hsmd.hsm.passage import CARRIER_BYTES, Carrier, Held, Passed
 from hsmd.hsm.probe import Capability
@@ -38,6 +38,7 @@ from hsmd.hsm.token import Token
 
 __all__ = [
     "CARRIER_BYTES",
+    "STATES",
     "Address",
     "AddressError",
     "BadData",

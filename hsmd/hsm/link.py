@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pkcs11 import PKCS11Error, UserPinNotInitialized
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hsmd.hsm.probe import Capability
 
 State = Literal["connected", "away", "unresponsive"]
+STATES: tuple[State, ...] = get_args(State)
 
 _TICK = 0.2  # how often the watch looks
 _PING = 1.0  # how often the keeper uses an idle token

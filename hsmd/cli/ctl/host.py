@@ -1,4 +1,4 @@
-"""hsmctl status, db, completion: about the service, the store and the shell."""
+"""hsmctl db, completion: about the store and the shell."""
 
 from pathlib import Path
 
@@ -6,42 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from hsmd.cli.ctl import output
-from hsmd.cli.ctl.context import Context, Group, Leaf, example, pass_context
-
-
-@click.command(cls=Leaf, epilog=example("hsmctl status --json"))
-@pass_context
-def status(context: Context) -> None:
-    """State of the service.
-
-    Shown is the worker that answers: its token, what that can do, the store.
-    """
-    with context.client() as client:
-        found = output.document(client.status())
-    if context.json:
-        output.print_json(found)
-        return
-    token = found.pop("token") or {}
-    capabilities, keystores = found.pop("capabilities"), found.pop("keystores")
-    rows = [*found.items(), *((f"token {name}", value) for name, value in token.items())]
-    output.print_fields((name.replace("_", " "), value) for name, value in rows if value not in (None, ""))
-    click.echo()
-    output.print_table(
-        ("Capability", "Available", "Detail"),
-        [(each["name"], each["available"], each["detail"]) for each in capabilities],
-    )
-    if keystores:
-        click.echo()
-        output.print_table(
-            ("Keystore cluster", "Token", "Serial", "State", "Since", "Detail"),
-            [
-                (
-                    each["cluster_id"],
-                    *(each["token"][name] for name in ("label", "serial", "state", "since", "detail")),
-                )
-                for each in keystores
-            ],
-        )
+from hsmd.cli.ctl.context import Context, Group, example, pass_context
 
 
 @click.group(cls=Group)
