@@ -1,8 +1,11 @@
 """Health, deep: a token, audit log or daemon that can't be used shows within 5 s, and so does its return."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,8 +21,10 @@ from tests.faults import absent_token, frozen_token
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import needs_folder
 from tests.stand import Stand, eventually, standing
+from tests.terminals import terminal
 from tests.test_token_away import channel
 
+HSMCTL = str(Path(sys.executable).with_name("hsmctl"))
 WORKERS = 2
 CALLS = 60  # refused while the token is away
 ALERTS = 12  # lines of one process about one fault, at most
@@ -157,12 +162,20 @@ def test_an_audit_log_that_can_not_be_written(watched: Stand, connection: grpc.C
 
 
 def test_a_daemon_that_is_gone(watched: Stand) -> None:
+    """Seen by probes, and by an operator who watches."""
     assert watched.daemon is not None
-    watched.daemon.stop(20)
-    eventually(lambda: not is_ready(watched))
-    assert watched.rest("GET", "/healthz").status == 200
-    watched.restart_daemon()
-    eventually(lambda: is_ready(watched))
+    environment = {**os.environ, **watched.dev.environment()}
+    with terminal([HSMCTL, "top"], environment) as top:
+        top.shows(b"worker-1")
+        watched.daemon.stop(20)
+        top.shows(b"away")
+        eventually(lambda: not is_ready(watched))
+        assert watched.rest("GET", "/healthz").status == 200
+        watched.restart_daemon()
+        eventually(lambda: is_ready(watched))
+        top.shows(b"worker-1")
+        top.press(b"q")
+        assert top.process.wait(20) == 0
 
 
 def test_defaults_make_five_seconds_possible() -> None:
