@@ -6,6 +6,7 @@ refused with their path. Secrets never stand here, only the files that hold them
 """
 
 import dataclasses
+import ipaddress
 import os
 import re
 import tomllib
@@ -143,6 +144,27 @@ class Gateway:
     grace_seconds: float = _within(10.0, 0, 3600)
     trusted_proxies: tuple[str, ...] = ()  # networks whose word on the caller's address counts
     proxy_header: str = "X-Forwarded-For"  # the one header by which they give it; or "Forwarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """For Prometheus: the daemon's listener, and the gateway's. Beyond the loopback by mutual TLS only."""
+
+    enabled: bool = False
+    address: str = "127.0.0.1"
+    port: int = _within(7445, 1, 65535)  # of `hsmd serve`
+    gateway_port: int = _within(8445, 1, 65535)  # of `hsmd gateway`
+    certificate: Path | None = None  # None, on the loopback: plain HTTP
+    key: Path | None = None
+    client_ca: Path | None = None  # None, on the loopback: anybody there may read
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can get there."""
+        try:
+            return ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +332,7 @@ class Settings:
     admin: Admin = field(default_factory=Admin)
     seal: SealFile = field(default_factory=SealFile)
     gateway: Gateway = field(default_factory=Gateway)
+    metrics: Metrics = field(default_factory=Metrics)
     audit: Audit = field(default_factory=Audit)
     jobs: Jobs = field(default_factory=Jobs)
     backup: Backup = field(default_factory=Backup)
@@ -339,6 +362,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     _check_names("grpc.gateways", built.grpc.gateways)
     if built.audit.on_failure not in ("refuse", "continue"):
         raise ConfigError(f'audit.on_failure: "refuse" or "continue" is due, not {built.audit.on_failure!r}')
+    _check_metrics(built.metrics)
     _check_peers(built)
     _check_keystores(built.keystores)
     if built.seal.file is not None and not built.admin.enabled:
@@ -376,6 +400,18 @@ def admin_door(settings: Settings) -> Grpc:
         unix=(),
         **{name: path for name, path in given.items() if path is not None},
     )
+
+
+def _check_metrics(own: Metrics) -> None:
+    if (own.certificate is None) != (own.key is None):
+        raise ConfigError("metrics.certificate, metrics.key: both are due, or none")
+    if own.client_ca is not None and own.certificate is None:
+        raise ConfigError("metrics.client_ca: without metrics.certificate nobody is asked for one")
+    if own.enabled and not own.is_local and own.client_ca is None:
+        raise ConfigError(
+            f"metrics.address: beyond the loopback ({own.address}) metrics.certificate, metrics.key and"
+            " metrics.client_ca are due"
+        )
 
 
 def _check_keystores(keystores: tuple[Keystore, ...]) -> None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from hsmd import metrics
 from hsmd.algorithms import BY_NAME
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import BadData, Handle, ObjectGone, Token
@@ -83,6 +84,7 @@ class Keyring:
                 self._loaded.move_to_end(slot)
         if handle is not None:
             try:
+                metrics.KEYRING_USES.inc("hit")
                 return operation(handle)
             except ObjectGone:
                 self._drop(slot, handle)
@@ -95,7 +97,7 @@ class Keyring:
             self._generation += 1
             versions = self._versions.pop(owner, set())
             gone = [handle for each in versions if (handle := self._loaded.pop((owner, each), None))]
-        self._destroy(gone)
+        self._destroy(gone, "changed")
 
     def clear(self) -> None:
         """Unload everything: the token was away, or is about to be left."""
@@ -104,7 +106,7 @@ class Keyring:
             gone = list(self._loaded.values())
             self._loaded.clear()
             self._versions.clear()
-        self._destroy(gone)
+        self._destroy(gone, "lost")
 
     def _use_anew(
         self,
@@ -114,6 +116,7 @@ class Keyring:
         generation: int,
     ) -> Result:
         """Load the key, use it, and only then let others have it: nobody can forget it meanwhile."""
+        metrics.KEYRING_USES.inc("miss")
         handle = self._load(slot, key)
         try:
             return operation(handle)
@@ -147,7 +150,7 @@ class Keyring:
                 oldest, gone = self._loaded.popitem(last=False)
                 self._unlist(oldest)
                 evicted.append(gone)
-        self._destroy(evicted)
+        self._destroy(evicted, "full")
         return True
 
     def _drop(self, slot: tuple[str, int], handle: Handle) -> None:
@@ -155,7 +158,7 @@ class Keyring:
             if self._loaded.get(slot) == handle:
                 del self._loaded[slot]
                 self._unlist(slot)
-        self._destroy([handle])
+        self._destroy([handle], "lost")
 
     def _unlist(self, slot: tuple[str, int]) -> None:
         versions = self._versions.get(slot[0])
@@ -164,6 +167,8 @@ class Keyring:
             if not versions:
                 del self._versions[slot[0]]
 
-    def _destroy(self, handles: list[Handle]) -> None:
+    def _destroy(self, handles: list[Handle], reason: str) -> None:
+        if handles:
+            metrics.KEYRING_UNLOADED.inc(reason, by=len(handles))
         for handle in handles:
             self._token.destroy(handle)

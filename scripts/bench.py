@@ -171,8 +171,11 @@ class Bench:
             "HSMD__LOG__LEVEL": "WARNING",
         }
         children = stack.enter_context(Children(20.0))
-        self._start_unaudited(children, data / "unaudited", environment, ports[0] + 1)
         hsmd = str(Path(sys.executable).with_name("hsmd"))
+        unaudited = [sys.executable, str(_METERS), "unaudited"]
+        self._start_apart(children, data / "unaudited", unaudited, environment, ports[0] + 1)
+        counted = {**environment, "HSMD__METRICS__ENABLED": "true", "HSMD__METRICS__PORT": str(ports[0] + 5)}
+        self._start_apart(children, data / "counted", [hsmd], counted, ports[0] + 3)
         for command in ("serve", "gateway"):
             argv = [hsmd, command, "--config", str(self.development.config)]
             child = children.start(f"hsmd {command}", argv, data / f"{command}.log", environment)
@@ -180,26 +183,28 @@ class Bench:
             if command == "serve":
                 self.idle_bytes = [resident(pid) for pid in _children_of(child.process.pid)]
 
-    def _start_unaudited(self, children: Children, data: Path, settings: dict[str, str], port: int) -> None:
-        """A second daemon, with one worker and no audit log."""
+    def _start_apart(
+        self, children: Children, data: Path, command: list[str], settings: dict[str, str], port: int
+    ) -> None:
+        """One more daemon, with one worker; its socket has the name of its folder."""
         other = prepare(data, grpc_port=port, rest_port=port + 1)
         with other.config.open("a", encoding="utf-8") as file:
             file.write(
-                f'\n[[grpc.unix]]\npath = "{self._sockets}/unaudited.sock"\n'
+                f'\n[[grpc.unix]]\npath = "{self._sockets}/{data.name}.sock"\n'
                 f'user_id = "{other.user_id}"\nproject_id = "{other.project_id}"\n'
             )
-        argv = [sys.executable, str(_METERS), "unaudited", "serve", "--config", str(other.config)]
+        argv = [*command, "serve", "--config", str(other.config)]
         environment = {**settings, "HSMD__GRPC__WORKERS": "1"}
-        child = children.start("hsmd unaudited", argv, data / "serve.log", environment)
+        child = children.start(f"hsmd {data.name}", argv, data / "serve.log", environment)
         child.wait_until_ready(_READY_SECONDS)
 
-    def _unaudited(self) -> Load:
-        target = self._sockets / "unaudited.sock"
+    def _apart(self, name: str) -> Load:
+        target = self._sockets / f"{name}.sock"
         with Client(f"unix:{target}") as client:
             key = client.create_key("bench")
             answer = len(client.encrypt(key, DATA))
         request = crypto_pb2.EncryptDataRequest(key_id=key, plain_text=DATA).SerializeToString()
-        return grpc_load([target], ENCRYPT, request, self._sockets / "encrypt-unaudited", answer)
+        return grpc_load([target], ENCRYPT, request, self._sockets / f"encrypt-{name}", answer)
 
     def rows(self) -> list[Row]:
         """Everything to measure, floors first."""
@@ -240,8 +245,14 @@ class Bench:
             Row("encrypt-data 1 KiB, one worker", encrypt(workers[:1]), "gRPC: empty echo, one process"),
             Row(
                 "encrypt-data 1 KiB, one worker, no audit log",
-                self._unaudited(),
+                self._apart("unaudited"),
                 "encrypt-data 1 KiB, one worker",
+            ),
+            Row(
+                "encrypt-data 1 KiB, one worker, metrics on",
+                self._apart("counted"),
+                "encrypt-data 1 KiB, one worker",
+                "≥ 0.97",
             ),
             Row(
                 "encrypt-data 1 KiB, two workers",

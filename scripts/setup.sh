@@ -54,6 +54,22 @@ need_venv() {
   for extra in $implied; do printf '%s\n' "$stamp" >"$venv/.hsmd-$extra"; done
 }
 
+# want_promtool: puts Prometheus' promtool into .venv/bin, from the Debian package, which is not installed: it would
+# start a server. Goes on without it where it can't be had.
+want_promtool() {
+  local folder
+  [ ! -x "$venv/bin/promtool" ] && ! command -v promtool >/dev/null || return 0
+  folder=$(mktemp -d)
+  say "Fetching promtool (19 MB)"
+  (
+    set -euo pipefail
+    cd "$folder" && chmod 755 . && apt-get -qq download prometheus 2>/dev/null >&2 &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && chmod 755 promtool &&
+      mv promtool "$venv/bin/promtool"
+  ) || say "Going on without promtool"
+  rm -rf "$folder"
+}
+
 # venv_package PYTHON: the Debian package that brings ensurepip for it.
 venv_package() {
   "$1" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")'

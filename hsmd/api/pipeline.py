@@ -17,7 +17,7 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
-from hsmd import tracing
+from hsmd import metrics, tracing
 from hsmd.api.evidence import Meet, Metadata, Peer, Trace, no_trace
 from hsmd.api.methods import Method
 from hsmd.audit.records import of_call
@@ -25,7 +25,16 @@ from hsmd.caller import Caller, logged_as
 from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core, in_domain
 from hsmd.domain.identity import Identity
-from hsmd.errors import ACTION_REFUSED, DEADLINE, FORMAT_INVALID, IDENTITY_REFUSED, INTERNAL, SEALED, Error
+from hsmd.errors import (
+    ACTION_REFUSED,
+    DEADLINE,
+    FORMAT_INVALID,
+    IDENTITY_REFUSED,
+    INTERNAL,
+    SEALED,
+    Error,
+    Fault,
+)
 from hsmd.troubles import Troubles
 
 Serve = Callable[[Call, Any], Message]
@@ -102,6 +111,11 @@ class Pipeline:
         self.end_running(before=time.monotonic())
         self._troubles.tend()
 
+    @property
+    def running(self) -> int:
+        """How many calls are being served now."""
+        return len(self._running)
+
     def end_running(self, before: float = math.inf) -> None:
         """Record and cancel calls that should have ended before that time (`time.monotonic()`).
 
@@ -148,6 +162,7 @@ class Pipeline:
                 if error is not None:
                     span.note(error=error.fault.code)
             self._core.board.end(time.monotonic() - started, error.fault.http if error else 0)
+            record.count(call, error.fault if error else None)
             if error is not None:
                 context.abort_with_status(rejection(error, caller.request_id))
             context.set_trailing_metadata(((REQUEST_ID_KEY, caller.request_id),))
@@ -323,6 +338,16 @@ class _Record:
             return _as_error(prevented, self._method, self._troubles)
         return None
 
+    def count(self, call: Call, fault: Fault | None) -> None:
+        """Count the call, unless it was ended, and counted, while its thread was held."""
+        if self._taken:
+            self._count(call, fault)
+
+    def _count(self, call: Call, fault: Fault | None) -> None:
+        code, status = (fault.code, fault.grpc) if fault else ("OK", "OK")
+        metrics.CALLS.inc(self._method.name, code, status, call.caller.kind)
+        metrics.CALL_SECONDS.observe(time.monotonic() - self._started, self._method.name)
+
     def write_ended(self, call: Call, timeout: float) -> None:
         """The line of a call that somebody else than its thread ends; it ends without one if need be."""
         try:
@@ -331,6 +356,7 @@ class _Record:
             )
         except Exception as prevented:  # it is ended all the same; the log says how
             _as_error(prevented, self._method, self._troubles)
+        self._count(call, DEADLINE)
         self._troubles.meet("no answer in time, ended", self._method.name)
 
 

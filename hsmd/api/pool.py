@@ -37,6 +37,11 @@ class Pool(futures.Executor):
         self._tasks.put((future, lambda: task(*args, **kwargs)))
         return future
 
+    @property
+    def queued(self) -> int:
+        """How many tasks wait for a thread."""
+        return self._tasks.qsize()
+
     def have_spares(self, count: int, reason: str = _STUCK) -> None:
         """See that `count` more threads than the fixed number serve, and those that other reasons ask for.
 

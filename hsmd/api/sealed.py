@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from hsmd import metrics
 from hsmd.api import health, server
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import REQUEST_ID_KEY, rejection
@@ -47,5 +48,6 @@ class _Refusing(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it is no g
 def _refuse(_messages: Any, context: grpc.ServicerContext) -> Any:
     sent = dict(context.invocation_metadata()).get(REQUEST_ID_KEY)
     known = isinstance(sent, str) and _REQUEST_ID.fullmatch(sent)
+    metrics.CALLS.inc(metrics.OTHER, SEALED.code, SEALED.grpc, "anonymous")
     context.abort_with_status(rejection(Error(SEALED), str(sent) if known else uuid.uuid4().hex))
     yield b""  # never: but this is a stream

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from hsmd import metrics
 from hsmd.api import (
     access_keys,
     access_points,
@@ -198,10 +199,17 @@ def _build(
     handlers: Handlers = {health.SERVICE_NAME: checks.handlers(patience), **more}
     for descriptor, name, method, serve in methods:
         handlers.setdefault(descriptor.full_name, {})[name] = patience.once(pipeline.handler(method, serve))
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(name, each) for name, each in handlers.items()]
-    )
+    known = [grpc.method_handlers_generic_handler(name, each) for name, each in handlers.items()]
+    server.add_generic_rpc_handlers([*known, _Unknown()])
     return server
+
+
+class _Unknown(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it is no generic class at run time
+    """Counts calls of methods that there are not, which gRPC then refuses itself."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        status = grpc.StatusCode.UNIMPLEMENTED.name
+        metrics.CALLS.inc(metrics.OTHER, status, status, "anonymous")
 
 
 def _reflection(patience: Patience) -> dict[str, Any]:

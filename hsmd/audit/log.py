@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from hsmd import metrics
 from hsmd.audit import checkpoints
 from hsmd.audit.file import UNROTATED, ChainFile, Rotation
 from hsmd.audit.records import of_log
+from hsmd.counting import Timer
 from hsmd.errors import UNAVAILABLE, Error
 
 WAITING_RECORDS = 4096  # more are refused at once: the disk has stalled
@@ -82,10 +84,13 @@ class Log:
         # What UTF-8 can't hold, lone surrogates, becomes \udXXX, which is JSON's own spelling.
         entry = _Entry(_encode(dict(record)).encode("utf-8", "backslashreplace"))
         try:
-            self._put(entry, timeout)
+            with Timer(metrics.AUDIT_SECONDS):
+                self._put(entry, timeout)
         except Error:
             if not self._forgiving:
+                metrics.AUDIT_REFUSED.inc()
                 raise
+            metrics.AUDIT_LOST.inc()
             with self._counting:
                 self._lost += 1
 
@@ -98,6 +103,11 @@ class Log:
             return
         body = _encode(of_log("auditLogResumed", self._path.stem, {})).encode() if self._failing else b""
         self._put(_Entry(body, trial=True), timeout)
+
+    def measure(self) -> None:
+        """Say in the metrics how the log is."""
+        metrics.AUDIT_WAITING.set(self._waiting.qsize())
+        metrics.AUDIT_FAILING.set(self._failing)
 
     def close(self) -> None:
         """Write what waits and let go of the file; gives up on a disk that stalls."""

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+from hsmd import metrics
 from hsmd.audit import checkpoints, segments
 from hsmd.audit.checkpoints import CheckpointFile
 from hsmd.audit.file import Rotation, sync_directory
@@ -111,6 +112,8 @@ class Notary:
         elif self._trouble and not trouble:
             log.info("the audit log gets checkpoints again")
         self._trouble = trouble
+        metrics.AUDIT_UNSIGNED.set(self.unsigned)
+        metrics.AUDIT_LAG.set(time.monotonic() - self.since if self.unsigned else 0)
 
     def part(self, seconds: float) -> None:
         """Sign for all that was written, once nobody writes any more, or after that time."""
@@ -134,6 +137,7 @@ class Notary:
         new = self._follower.look()
         for text in self._follower.trouble():
             log.critical("the audit log was changed: %s", text)
+            metrics.AUDIT_CHANGED.inc()
         if new and not self.unsigned:
             self.since = time.monotonic()
         self.unsigned += new

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from hsmd import metrics
 from hsmd.api import sealed, server
 from hsmd.api.patience import Patience
 from hsmd.api.pool import Pool
@@ -51,6 +52,7 @@ def work(settings: Settings, index: int, ready: Callable[[], None]) -> int:
     ready()
     while not stopping.wait(_WATCH_SECONDS):
         patience.tend()
+        metrics.measure_process()
     for done in [each.stop(0) for each in servers]:
         done.wait()
     return 0
@@ -75,6 +77,7 @@ def ward(settings: Settings, path: Path, line: SealLine, failure: Failure, ready
     ready()
     while not stopping.wait(_WATCH_SECONDS):
         door.tend(PARTS)
+        metrics.measure_process()
 
     def close() -> None:
         door.close()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from hsmd import metrics
 from hsmd.config import Settings
 from hsmd.daemon import seal_line
 from hsmd.daemon.notify import notify
@@ -38,7 +39,7 @@ class SealedSupervisor(Supervisor):
     """Starts sealed.
 
     `sealed` gives the processes of a sealed daemon, and is told where to ask for the last failure; `serving`
-    those of an unsealed one, `check` what must go well before.
+    those of an unsealed one, `check` what must go well before, `lasting` those that are there all the time.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class SealedSupervisor(Supervisor):
         sealed: Callable[[LastFailure], Mapping[str, Body]],
         serving: Callable[[], Mapping[str, Body]],
         check: Body,
+        lasting: Mapping[str, Body],
     ) -> None:
         grpc = settings.grpc
         self._failure = Failure()
-        super().__init__(sealed(self._last_failure), grpc.grace_seconds, f"{grpc.address} port {grpc.port}")
+        place = f"{grpc.address} port {grpc.port}"
+        super().__init__(sealed(self._last_failure), grpc.grace_seconds, place, lasting)
         self._settings, self._line, self._vault = settings, line, vault
         self._sealed, self._serving, self._check = sealed, serving, check
         self._open = False
@@ -66,6 +69,7 @@ class SealedSupervisor(Supervisor):
         if self._open:
             notify("STATUS=unsealed")
             return super().started()
+        metrics.SEALED.set(1)
         log.warning("sealed: operators are due to unseal")
         notify("STATUS=sealed: operators are due to unseal")
         return notify("READY=1")
@@ -148,4 +152,5 @@ class SealedSupervisor(Supervisor):
     def _close(self) -> None:
         self._vault.wipe()
         self._open, self._seal_id = False, ""
+        metrics.SEALED.set(1)
         self.replace(self._sealed(self._last_failure))

@@ -7,12 +7,12 @@ hands it to every process it starts; with a seal, from when operators unseal unt
 import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from hsmd import sealfile
+from hsmd import counting, sealfile
 from hsmd import store as stores
 from hsmd.config import ConfigError, Grpc, Settings, admin_door
 from hsmd.daemon import keystores, logs, notary, traces, wiring
@@ -49,12 +49,15 @@ def serve(settings: Settings) -> int:
         notary.only_daemon(settings.audit),
         reserved_port(grpc.address, grpc.port, "grpc"),
         _admin_port(settings),
+        _metrics_port(settings, settings.metrics.port),
     ):
         if path is not None:
             return _serve_sealed(settings, path)
         code = run_once(partial(_prepare, settings, lambda: pin))
         bodies = _serving(settings, lambda: pin, _shared(settings), None)
-        return code or Supervisor(bodies, grpc.grace_seconds, f"{grpc.address} port {grpc.port}").run()
+        metrics = _metrics(settings, bodies, of_gateway=False)
+        place = f"{grpc.address} port {grpc.port}"
+        return code or Supervisor(bodies, grpc.grace_seconds, place, metrics).run()
 
 
 def _serve_sealed(settings: Settings, path: Path) -> int:
@@ -64,6 +67,11 @@ def _serve_sealed(settings: Settings, path: Path) -> int:
     def pins() -> wiring.Pin:
         return vault.pins(settings)
 
+    def forget() -> None:
+        """What is there all the time must not know what sealing is to wipe, nor ask for anything."""
+        vault.wipe()
+        line.leave()
+
     code = run_once(partial(_prepare_sealed, settings, path))
     supervisor = SealedSupervisor(
         settings,
@@ -72,12 +80,17 @@ def _serve_sealed(settings: Settings, path: Path) -> int:
         sealed=partial(_sealed, settings, path, line),
         serving=partial(_serving, settings, pins, shared, line),
         check=partial(_check, settings, pins, line),
+        lasting=_metrics(settings, _names(settings), forget, of_gateway=False),
     )
     return code or supervisor.run()
 
 
 def _shared(settings: Settings) -> wiring.Shared:
-    return wiring.Shared(board=Board([*(f"worker-{index}" for index in range(_workers(settings))), "warden"]))
+    return wiring.Shared(board=Board(_names(settings)))
+
+
+def _names(settings: Settings) -> list[str]:
+    return [*(f"worker-{index}" for index in range(_workers(settings))), "warden"]
 
 
 def _workers(settings: Settings) -> int:
@@ -115,13 +128,30 @@ def serve_gateway(settings: Settings) -> int:
     bodies: dict[str, Body] = {
         f"gateway-{index}": partial(_forward, settings, f"gateway-{index}") for index in range(total)
     }
-    with reserved_port(gateway.address, gateway.port, "gateway"):
-        return Supervisor(bodies, gateway.grace_seconds, f"{gateway.address} port {gateway.port}").run()
+    place = f"{gateway.address} port {gateway.port}"
+    with (
+        reserved_port(gateway.address, gateway.port, "gateway"),
+        _metrics_port(settings, settings.metrics.gateway_port),
+    ):
+        code = run_once(partial(_check_metrics, settings)) if settings.metrics.enabled else 0
+        metrics = _metrics(settings, bodies, of_gateway=True)
+        return code or Supervisor(bodies, gateway.grace_seconds, place, metrics).run()
+
+
+def _metrics(
+    settings: Settings, names: Iterable[str], forget: Callable[[], None] = lambda: None, *, of_gateway: bool
+) -> dict[str, Body]:
+    """The process that tells the metrics, where they are wanted. From now on those of these names count."""
+    if not settings.metrics.enabled:
+        return {}
+    counting.prepare(("supervisor", *names, "metrics"))
+    return {"metrics": partial(_tell_metrics, settings, forget, of_gateway)}
 
 
 def _prepare(settings: Settings, pins: Pins, _ready: Ready) -> int:
     """Check, once and in a process of its own, what every process needs: certificates, token, store."""
     _check_certificates(settings)
+    _check_metrics(settings)
     external.check(settings)
     open_providers(settings)
     token = wiring.open_token(settings.hsm, pins())
@@ -140,6 +170,7 @@ def _prepare(settings: Settings, pins: Pins, _ready: Ready) -> int:
 def _prepare_sealed(settings: Settings, path: Path, _ready: Ready) -> int:
     """The same as far as it goes without a PIN."""
     _check_certificates(settings)
+    _check_metrics(settings)
     external.check(settings)
     open_providers(settings)
     wiring.open_token(settings.hsm, wiring.no_pins(settings))
@@ -173,6 +204,19 @@ def _connects(token: Token) -> bool:
 def _admin_port(settings: Settings) -> AbstractContextManager[None]:
     own = settings.admin
     return reserved_port(own.address, own.port, "admin") if own.enabled else nullcontext()
+
+
+def _metrics_port(settings: Settings, port: int) -> AbstractContextManager[None]:
+    own = settings.metrics
+    return reserved_port(own.address, port, "metrics") if own.enabled else nullcontext()
+
+
+def _check_metrics(settings: Settings, _ready: Ready | None = None) -> int:
+    if settings.metrics.enabled:
+        from hsmd.daemon import scraping  # the supervising process does not scrape
+
+        scraping.tls_context(settings.metrics)
+    return 0
 
 
 def _check_certificates(settings: Settings) -> None:
@@ -258,6 +302,18 @@ def _ward_sealed(settings: Settings, path: Path, line: SealLine, failure: LastFa
     line.enter()
     logs.configure(settings.log, "warden")
     return sealed.ward(settings, path, line, failure(), ready)
+
+
+def _tell_metrics(settings: Settings, forget: Callable[[], None], of_gateway: bool, ready: Ready) -> int:
+    from hsmd.daemon import exposition, scraping  # kept like the worker's
+
+    forget()
+    logs.configure(settings.log, "metrics")
+    own = settings.metrics
+    shown = exposition.Exposition(
+        exposition.certificates(settings, of_gateway=of_gateway), of_gateway=of_gateway
+    )
+    return scraping.run(own, own.gateway_port if of_gateway else own.port, shown, ready)
 
 
 def _forward(settings: Settings, name: str, ready: Ready) -> int:

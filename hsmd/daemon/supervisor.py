@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
+from hsmd import counting, metrics
 from hsmd.config import ConfigError
 from hsmd.daemon.notify import notify
 from hsmd.errors import Error
@@ -44,10 +46,14 @@ Body = Callable[[Ready], int]
 
 @dataclass(slots=True)
 class Child:
-    """A process to keep alive. `pause` grows while it keeps dying; `due` is when it starts again."""
+    """A process to keep alive. `pause` grows while it keeps dying; `due` is when it starts again.
+
+    One that is `lasting` goes on while others take the place of those beside it.
+    """
 
     name: str
     body: Body
+    lasting: bool = False
     pid: int = 0
     ready: bool = False
     started: float = 0.0
@@ -68,9 +74,19 @@ class Supervisor:
     for who extends this, by `heard` for what it listens to, `given_up` for what can't get better by itself.
     """
 
-    def __init__(self, bodies: Mapping[str, Body], grace_seconds: float, place: str) -> None:
-        """`bodies` by process name; `place` is where they serve, for the log."""
+    def __init__(
+        self,
+        bodies: Mapping[str, Body],
+        grace_seconds: float,
+        place: str,
+        lasting: Mapping[str, Body] = MappingProxyType({}),
+    ) -> None:
+        """`bodies` by process name, `lasting` those that `replace` leaves alone.
+
+        `place` is where they serve, for the log.
+        """
         self._children = [Child(name, body) for name, body in bodies.items()]
+        self._children += [Child(name, body, lasting=True) for name, body in lasting.items()]
         self._grace = grace_seconds
         self._place = place
         self._selector = selectors.DefaultSelector()
@@ -116,6 +132,7 @@ class Supervisor:
 
     def started(self) -> None:
         """All processes are ready."""
+        metrics.SEALED.set(0)
         log.info("serving on %s", self._place)
         notify("READY=1")
 
@@ -124,32 +141,35 @@ class Supervisor:
         self._next = [Child(name, body) for name, body in bodies.items()]
         self._deadline = time.monotonic() + self._grace + _GRACE_MARGIN
         for child in self._children:
-            if child.pid:
+            if child.pid and not child.lasting:
                 os.kill(child.pid, signal.SIGTERM)
 
     def refresh(self) -> None:
         """End each process and start it again, one after the other, while the others serve."""
-        self._stale = list(self._children)
+        self._stale = [child for child in self._children if not child.lasting]
 
     def beside(self, name: str, body: Body, done: Callable[[int], None]) -> None:
         """Run one process beside the others, once; `done` is told its exit code, as `run_once` has it."""
-        self._beside = Child(name, body, _fork(body, None)), done
+        child = Child(name, body)
+        self._beside = child, done
+        child.pid = _fork(child, None)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def _start_due(self) -> None:
         if self._next is not None:
-            if any(child.pid for child in self._children):
+            lasting = [child for child in self._children if child.lasting]
+            if any(child.pid for child in self._children if not child.lasting):
                 return
-            self._children, self._next, self._announced = self._next, None, False
+            self._children, self._next, self._announced = self._next + lasting, None, False
             self._stale, self._ending = [], None
         now = time.monotonic()
         for child in self._children:
             if child.pid == 0 and child.due <= now:
                 reading, writing = os.pipe()
                 child.ready, child.started = False, now
-                child.pid = _fork(child.body, writing)
+                child.pid = _fork(child, writing)
                 os.close(writing)
                 self._selector.register(reading, selectors.EVENT_READ, partial(self._told, reading, child))
 
@@ -182,7 +202,7 @@ class Supervisor:
             pid, status = os.waitpid(child.pid, os.WNOHANG) if child.pid else (0, 0)
             if pid == 0:
                 continue
-            if self._next is not None:  # it was told to
+            if self._next is not None and not child.lasting:  # it was told to
                 child.pid = 0
                 continue
             code = os.waitstatus_to_exitcode(status)
@@ -190,18 +210,25 @@ class Supervisor:
                 self._ending, child.pid, child.ready, child.due = None, 0, False, 0.0
                 continue
             log.error("%s ended unexpectedly (%s)", child.name, code)
+            if child.lasting:  # the others do without it meanwhile
+                self._postpone(child)
+                continue
             if code == EX_PIN or (code == EX_CONFIG and not self._announced):
                 child.pid = 0
                 return self.given_up(code)
-            lasted = time.monotonic() - child.started
-            child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
-            child.pid, child.due = 0, time.monotonic() + child.pause
+            self._postpone(child)
             if not self._announced and child.pause >= _LONGEST_PAUSE:
                 log.critical("%s can't be started", child.name)
                 return self.given_up(EX_FAILED)
         if self._next is not None and time.monotonic() >= self._deadline:
-            self._kill(self._children)
+            self._kill(child for child in self._children if not child.lasting)
         return 0
+
+    def _postpone(self, child: Child) -> None:
+        """Plan its restart: the more it died of late, the later."""
+        lasted = time.monotonic() - child.started
+        child.pause = _FIRST_PAUSE if lasted > _STEADY_SECONDS else min(child.pause * 2, _LONGEST_PAUSE)
+        child.pid, child.ready, child.due = 0, False, time.monotonic() + child.pause
 
     def _all_ready(self) -> bool:
         return all(child.pid and child.ready for child in self._children)
@@ -241,7 +268,7 @@ class Supervisor:
 
 def run_once(body: Body) -> int:
     """Run the body in a process of its own; its exit code, 128 + the number of a signal that ended it."""
-    code = _exit_code(os.waitpid(_fork(body, None), 0)[1])
+    code = _exit_code(os.waitpid(_fork(Child("once", body), None), 0)[1])
     return EX_CONFIG if code == EX_PIN else code
 
 
@@ -250,7 +277,7 @@ def _exit_code(status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _fork(body: Body, ready: int | None) -> int:
+def _fork(child: Child, ready: int | None) -> int:
     """Start a process; its pid. It ends with its parent, however the parent ends."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -268,8 +295,9 @@ def _fork(body: Body, ready: int | None) -> int:
         for number in (signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+        counting.enter(child.name)
         if os.getppid() == parent:
-            code = body(partial(_tell, ready))
+            code = child.body(partial(_tell, ready))
     except (ConfigError, TokenRefused, StoreError) as error:
         log.critical("%s", error)
         code = EX_PIN if isinstance(error, TokenRefused) and error.pin else EX_CONFIG

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hsmd import __version__
+from hsmd import __version__, metrics
 from hsmd.api.pool import Pool
 from hsmd.audit import Log
 from hsmd.audit.records import of_call, of_log
@@ -26,6 +26,7 @@ from hsmd.caller import Caller, logged_as
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings
 from hsmd.daemon import keystores, logs, restoring, watch, wiring
+from hsmd.daemon.measuring import measure
 from hsmd.daemon.notary import Notary
 from hsmd.daemon.showing import show
 from hsmd.daemon.supervisor import EX_FAILED
@@ -110,6 +111,7 @@ def run(
             due=sum(each.due for each in everything),
         )
         levels.tend()
+        measure(core, audit)
         at_work = any(jobs.at_work for jobs in everything)
         if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
             return EX_FAILED
@@ -265,6 +267,8 @@ class Jobs:
                 if mine:
                     self._core.refresh()
                     self.carry_out(job, trouble)
+                else:  # another node sees to it, and counts
+                    metrics.JOB_BACKLOG.set(0, job.lease)
             if self._to_scrub:
                 self._to_scrub = not self._core.store.scrub()
         except Error as error:
@@ -278,21 +282,27 @@ class Jobs:
         """
         count = 0
         due = job.due(self._call(job))
-        self._due[job.lease] = len(due)
+        left = self._due[job.lease] = len(due)
+        metrics.JOB_BACKLOG.set(left, job.lease)
         for key_id in due:
             self.at_work = True
             call = self._call(job)
             try:
                 with logged_as(call.caller.request_id):
                     count += job.do(call, key_id)
-                self._due[job.lease] -= 1
+                left = self._due[job.lease] = left - 1
             except (Error, SealBroken, LookupError) as error:  # one key's trouble is not the others'
+                metrics.JOB_FAILURES.inc(job.lease)
                 if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
                     trouble[""] = f"nothing is done: {error}"
                     break
                 trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
+                metrics.JOB_BACKLOG.set(left, job.lease)
+        metrics.JOB_DONE.inc(job.lease, by=count)
+        if not left:
+            metrics.JOB_SUCCESS.set(self._core.clock() / 1000, job.lease)
         self._to_scrub |= job not in (ROTATIONS, REPLICAS, MOVES, PRUNING) and count > 0
         return count
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import grpc
 
+from hsmd import metrics
 from hsmd.api import evidence, server
 from hsmd.api.health import Health
 from hsmd.api.node import Node, Setup
@@ -18,6 +19,7 @@ from hsmd.api.revocation_list import RevocationList
 from hsmd.api.service import Process, Status
 from hsmd.config import ConfigError, Settings, UnixListener, admin_door
 from hsmd.daemon import keystores, logs, watch, wiring
+from hsmd.daemon.measuring import measure
 from hsmd.daemon.showing import show
 from hsmd.daemon.supervisor import EX_FAILED
 from hsmd.domain.readiness import PARTS, Readiness
@@ -89,6 +91,9 @@ class Worker:
         self._health.tell(failing)
         show(self._core, failing)
         self._levels.tend()
+        measure(self._core, self._audit)
+        metrics.CALLS_RUNNING.set(sum(each.running for each in self._pipelines))
+        metrics.CALLS_QUEUED.set(self._pool.queued)
 
     def _open(self) -> None:
         settings = self._settings.grpc

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from hsmd import metrics
 from hsmd.config import Limits
 from hsmd.domain.core import Call, Core, of_none
 from hsmd.domain.sources import LOCAL
@@ -111,6 +112,7 @@ def turn(call: Call) -> Iterator[None]:
     with running.lock:
         count = running.calls.get(place, 0)
         if count >= most:
+            metrics.CALLS_LIMITED.inc("at once")
             reason = f"this project may have {most} calls at once"
             raise Error(RATE_EXCEEDED, reason=reason, retry_after=_CROWDED_SECONDS)
         running.calls[place] = count + 1
@@ -192,6 +194,7 @@ def _checked(name: str, value: int) -> Kind:
 def _take(core: Core, name: str, rate: int, who: str) -> None:
     wait = core.rates.take(name, rate, core.limits.burst_seconds, time.monotonic_ns())
     if wait:
+        metrics.CALLS_LIMITED.inc(name.partition(" ")[0])
         raise Error(RATE_EXCEEDED, reason=f"{who} may make {rate} a second", retry_after=wait)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from hsmd import errors, tracing
+from hsmd import errors, metrics, tracing
 from hsmd.caller import logged_as
 from hsmd.config import Settings
 from hsmd.descriptors import services
@@ -89,6 +89,9 @@ class App:
                 answer = _unrouted(verb, raw_path, found, request_id)
         if answer is None:
             return
+        route = metrics.OTHER if template == "-" else f"{verb} {template}"
+        metrics.REQUESTS.inc(route, str(answer.status), answer.code or "OK")
+        metrics.REQUEST_SECONDS.observe(time.perf_counter() - started, route)
         await send(_start(answer, request_id))
         await send({"type": "http.response.body", "body": answer.body})
         level = logging.DEBUG if probe is not None else logging.INFO  # probes come for ever
@@ -108,6 +111,11 @@ class App:
         """Start to connect to the daemon. Raises ConfigError when a certificate can't be read."""
         self._channels = Channels(self._settings, self._message_bytes)
         self._tending = asyncio.create_task(self._tend())
+
+    def measure(self) -> None:
+        """Say in the metrics how the gateway is."""
+        metrics.GATEWAY_LINES.set(self._channels.ready if self._channels is not None else 0)
+        metrics.measure_process()
 
     async def close(self) -> None:
         """Close the connections to the daemon."""

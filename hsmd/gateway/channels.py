@@ -107,6 +107,11 @@ class Channels:
                     break
         return chosen or order[0]
 
+    @property
+    def ready(self) -> int:
+        """How many connections are up."""
+        return sum(line.ready() for line in self._lines)
+
     async def close(self) -> None:
         """Close all connections; calls in flight end."""
         for line in self._lines:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 import uvloop
 
+from hsmd import metrics
 from hsmd.config import ConfigError, Gateway, Settings
 from hsmd.gateway.app import App
 from hsmd.gateway.listener import IDLE_SECONDS, Connection, Door
@@ -135,6 +136,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._ready = ready
+        self._app = app
         self._door = Door(listener, context, self._connection, lambda: len(self.server_state.connections))
 
     def _connection(self) -> Connection:
@@ -169,6 +171,8 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: see who has overstayed, once a second."""
         if counter % 10 == 0:
+            metrics.GATEWAY_CONNECTIONS.set(len(self.server_state.connections))
+            self._app.measure()
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection) and connection.overdue(now):

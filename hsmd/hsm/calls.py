@@ -29,6 +29,11 @@ class Calls:
                     self._late.pop(thread, None)
         return len(self._late)
 
+    @property
+    def stuck(self) -> int:
+        """How many threads were overdue at the last sweep and have not come back."""
+        return len(self._late)
+
     def lasting(self, before: float) -> int:
         """How many threads are inside that are due back before that time."""
         return sum(due < before for due in list(self.inside.values()))

@@ -11,11 +11,15 @@ from typing import NoReturn
 from pkcs11 import PKCS11Error
 from pkcs11.types import Session
 
+from hsmd import metrics
 from hsmd.errors import DEADLINE, INTERNAL, UNAVAILABLE, Error
 from hsmd.hsm.connection import Connection
 from hsmd.hsm.faults import BadData, ObjectGone, Sort, TokenRefused, name_of, sort_of
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import Link
+
+Work = tuple[str, str]  # an operation and its algorithm, as metrics name them
+OTHER_WORK: Work = ("other", "")
 
 
 class Desk:
@@ -26,11 +30,13 @@ class Desk:
     """
 
     __slots__ = (
+        "_began",
         "_blob",
         "_calls",
         "_inside",
         "_key",
         "_link",
+        "_work",
         "connection",
         "limit",
         "object",
@@ -52,17 +58,19 @@ class Desk:
         self.limit = link.settings.deadline
         self.until = inf  # the end of Token.within
         self._key: Handle | None = None
+        self._work = OTHER_WORK
         self._blob = False
 
-    def call(self, key: Handle | None = None, *, blob: bool = False) -> "Desk":
+    def call(self, key: Handle | None = None, work: Work = OTHER_WORK, *, blob: bool = False) -> "Desk":
         """Prepare a call that uses `key`; `blob`: the data may be forged, and unclear faults its own."""
         self._key = key
+        self._work = work
         self._blob = blob
         return self
 
     def __enter__(self) -> "Desk":
         link = self._link
-        now = monotonic()
+        self._began = now = monotonic()
         # First registered, then looked: who reconnects does it the other way round.
         self._inside[self.thread_id] = now + self.limit
         connection = link.live
@@ -85,12 +93,16 @@ class Desk:
         failure: Exception | None = None
         try:
             if isinstance(error, PKCS11Error):
+                metrics.HSM_ERRORS.inc(*self._work, sort_of(error).name.lower())
                 failure = self._translated(error)
         finally:
             late = self._calls.leave(self.thread_id)
+        now = monotonic()
+        metrics.HSM_SECONDS.observe(now - self._began, *self._work)
         if late:
+            metrics.HSM_ERRORS.inc(*self._work, "late")
             failure = self._link.back_late()
-        elif self.until != inf and monotonic() > self.until:
+        elif now > self.until:
             failure = Error(DEADLINE, reason="the HSM answered too late")
         if failure is not None:
             raise failure from error

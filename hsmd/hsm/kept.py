@@ -44,7 +44,7 @@ class KeptWork(PairWork):
         Raises Error(SPEC_INVALID) when the token can't do such keys.
         """
         template = templates.kept(row, label)
-        with self._patience(), self._desk().call() as desk:
+        with self._patience(), self._desk().call(work=("generate", row.name)) as desk:
             if not self.keeps(row):
                 raise Error(SPEC_INVALID, reason=f"this HSM can't do {row.name}")
             connection = desk.connection
@@ -67,7 +67,7 @@ class KeptWork(PairWork):
 
     def find_kept(self, row: KeyAlgorithm, label: str) -> Handle:
         """The key of that label. Raises Error(UNAVAILABLE) unless there is exactly one."""
-        with self._desk().call() as desk:
+        with self._desk().call(work=("find", "")) as desk:
             connection = desk.connection
             known = connection.kept.get(label)
             if known is None or known.value not in connection.handles.objects:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pkcs11 import PKCS11Error, UserPinNotInitialized
 
+from hsmd import metrics
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm.address import Address
 from hsmd.hsm.calls import Calls
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 State = Literal["connected", "away", "unresponsive"]
 STATES: tuple[State, ...] = get_args(State)
+MAIN = "main"  # what metrics call the token without a name
 
 _TICK = 0.2  # how often the watch looks
 _PING = 1.0  # how often the keeper uses an idle token
@@ -209,6 +211,7 @@ class Link:
             if not self._closing.is_set():
                 self._turn("connected", "")
                 self.live = made
+                metrics.TOKEN_CONNECTIONS.inc(self.settings.name or MAIN)
 
     def _enter(self) -> None:
         self.calls.inside[threading.get_ident()] = time.monotonic() + self.settings.deadline

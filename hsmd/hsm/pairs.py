@@ -23,7 +23,7 @@ from hsmd.algorithms import DIGEST_BYTES, SIGNATURE_ALGORITHMS, KeyAlgorithm, Si
 from hsmd.errors import INTERNAL, PARAMETER_INVALID, SPEC_INVALID, Error
 from hsmd.hsm import oaep, operations, points, schemes, templates
 from hsmd.hsm.connection import Connection
-from hsmd.hsm.desk import Desk
+from hsmd.hsm.desk import OTHER_WORK, Desk, Work
 from hsmd.hsm.faults import BadData, Sort, WrongSize, name_of, sort_of
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.loading import confined, key_wrap, passing, second, wrapped_up
@@ -33,6 +33,7 @@ from hsmd.hsm.probe import Capability
 TEMPORARY_KEY_BYTES = (16, 32)
 _LONGEST_CURVE = 512  # bytes of CKA_EC_PARAMS: explicit parameters are long, and refused
 _GENERATION_SECONDS = 60.0  # primes are found by luck: RSA-4096 takes 1 s or, on small or busy HSMs, 30 s
+_OAEP = "RSAES_OAEP_SHA_256"
 _PROOF = {"rsa": "RSASSA_PKCS1_V1_5_SHA_256", "ec": "ECDSA_SHA_256"}
 # What a token can do under names of its own; every other row is probed under the row's name.
 _NEEDS = {"aes": ("aes-256-generate", "aes-256-gcm"), "generic-secret": ("hmac-sha-256",)}
@@ -68,7 +69,7 @@ class PairWork(ABC):
         """Make an object that outlives this thread; unloaded again when it came too late."""
 
     @abstractmethod
-    def _call(self, key: Handle, *, blob: bool = False) -> Desk: ...
+    def _call(self, key: Handle, work: Work = OTHER_WORK, *, blob: bool = False) -> Desk: ...
 
     # What the token can do
 
@@ -96,7 +97,11 @@ class PairWork(ABC):
         Raises Error(SPEC_INVALID) when the token can't do such keys.
         """
         self._expect(row)
-        with self._patience(), self._call(root) as desk, _newborn(desk, row) as (public, private):
+        with (
+            self._patience(),
+            self._call(root, ("generate", row.name)) as desk,
+            _newborn(desk, row) as (public, private),
+        ):
             wrapped = operations.wrap(desk.session, key_wrap(desk.connection), desk.object, private)
             return Pair(wrapped, public_key(desk, row, public))
 
@@ -107,7 +112,7 @@ class PairWork(ABC):
         """
         self._expect(row)
         value = os.urandom(32)
-        with self._patience(), self._desk().call() as desk:
+        with self._patience(), self._desk().call(work=("generate", row.name)) as desk:
             wrapper = desk.connection.module.create(desk.session, templates.wrapper(value))
             with passing(desk, wrapper), _newborn(desk, row) as (_, private):
                 wrapped = operations.wrap(desk.session, key_wrap(desk.connection), wrapper, private)
@@ -119,7 +124,7 @@ class PairWork(ABC):
         Raises BadData when it can't be unwrapped.
         """
         value = os.urandom(32)
-        with self._call(root, blob=True) as desk:
+        with self._call(root, ("wrap", row.name), blob=True) as desk:
             module, wrap = desk.connection.module, key_wrap(desk.connection)
             template = templates.candidate(row, said=desk.connection.found.extractable_said)
             wrapper = module.create(desk.session, templates.wrapper(value))
@@ -155,7 +160,7 @@ class PairWork(ABC):
         if not self._has("refuses-forged-wraps"):
             self._expect_foreign_pairs()
             _check_wrapped(encrypted_pkcs8, kek_value)
-        with self._call(kek, blob=True) as desk, _of_the_data():
+        with self._call(kek, ("unwrap", row.name), blob=True) as desk, _of_the_data():
             root_object = second(desk, root)
             wrap = key_wrap(desk.connection)
             module = desk.connection.module
@@ -186,7 +191,7 @@ class PairWork(ABC):
             if len(data) != schemes.field_bytes(row):
                 raise BadData
             return self._load(
-                self._call(key, blob=True),
+                self._call(key, ("unwrap", _OAEP), blob=True),
                 lambda desk, _, anchor: _unwrapper(desk.connection, anchor, desk.object, data),
             )
 
@@ -204,7 +209,7 @@ class PairWork(ABC):
             if len(value) != size:
                 raise WrongSize
             return self.wrap_value(wanted, value, root)
-        with _alike(), self._call(key, blob=True) as desk, _of_the_data():
+        with _alike(), self._call(key, ("unwrap", _OAEP), blob=True) as desk, _of_the_data():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
             root_object = second(desk, root)
@@ -217,7 +222,7 @@ class PairWork(ABC):
 
         Raises BadData when it can't be unwrapped.
         """
-        with self._call(old, blob=True) as desk:
+        with self._call(old, ("unwrap", row.name), blob=True) as desk:
             new_object, wrap = second(desk, new), key_wrap(desk.connection)
             template = templates.in_passing(row, said=desk.connection.found.extractable_said)
             key = desk.connection.module.unwrap(desk.session, wrap, desk.object, wrapped, template)
@@ -242,12 +247,12 @@ class PairWork(ABC):
         """
         if algorithm.kind != row.kind or (digest and len(message) != DIGEST_BYTES.get(algorithm.hash)):
             raise ValueError(f"{algorithm.name} does not go with {row.name} or this digest")
-        with self._call(key) as desk:
+        with self._call(key, ("sign", algorithm.name)) as desk:
             return schemes.sign(desk.session, desk.object, row, algorithm, message, digest=digest)
 
     def mac(self, key: Handle, hash_name: str, data: bytes) -> bytes:
         """HMAC with "sha256", "sha384" or "sha512". Tokens may refuse keys shorter than the digest."""
-        with self._call(key) as desk:
+        with self._call(key, ("mac", f"HMAC_SHA_{hash_name[3:]}")) as desk:
             return schemes.mac(desk.session, desk.object, hash_name, data)
 
     def decrypt_oaep(self, key: Handle, row: KeyAlgorithm, data: bytes) -> bytes:
@@ -262,7 +267,7 @@ class PairWork(ABC):
         with _alike():
             if len(data) != schemes.field_bytes(row):
                 raise BadData
-            with self._call(key, blob=True) as desk:
+            with self._call(key, ("decrypt", _OAEP), blob=True) as desk:
                 if desk.connection.found.oaep:
                     return operations.decrypt_oaep(desk.session, desk.object, data)
                 encoded = operations.decrypt_bare(desk.session, desk.object, data)
@@ -274,7 +279,7 @@ class PairWork(ABC):
         Raises BadData before the token sees it, unless it is a point of the row's curve.
         """
         point = points.peer_point(row, public_key)
-        with self._call(key, blob=True) as desk:
+        with self._call(key, ("derive", row.name), blob=True) as desk:
             return schemes.agree(desk.connection.module, desk.session, desk.object, row, point)
 
     # Behind the door

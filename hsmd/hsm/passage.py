@@ -133,7 +133,7 @@ class PassageWork(KeptWork):
 
     def sign_with(self, label: str, message: bytes) -> bytes:
         """ECDSA with SHA-256, DER, by the pair of that label. Raises Error(UNAVAILABLE) without one."""
-        with self._desk().call() as desk:
+        with self._desk().call(work=("sign", _SIGNING.name)) as desk:
             key, _ = _only(desk, label, ("ec",))
             return schemes.sign(desk.session, key, _P256, _SIGNING, message, digest=False)
 

@@ -11,15 +11,16 @@ from time import monotonic
 from pkcs11 import Mechanism, NoSuchKey
 from pkcs11.types import Session
 
+from hsmd import metrics
 from hsmd.algorithms import KeyAlgorithm
 from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
 from hsmd.hsm.connection import locked, persisting
-from hsmd.hsm.desk import Desk
+from hsmd.hsm.desk import OTHER_WORK, Desk, Work
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
-from hsmd.hsm.link import Link, Settings, TokenStatus
+from hsmd.hsm.link import MAIN, STATES, Link, Settings, TokenStatus
 from hsmd.hsm.loading import confined, key_wrap, load, wrapped_up
 from hsmd.hsm.module import Module, Template
 from hsmd.hsm.passage import PassageWork
@@ -29,6 +30,9 @@ from hsmd.tracing import span
 
 _PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
 _CHECK_VALUE_BYTES = 8
+_ENCRYPT: Work = ("encrypt", "AES_GCM")
+_DECRYPT: Work = ("decrypt", "AES_GCM")
+_HMAC: Work = ("mac", "HMAC_SHA_256")
 
 
 def _nothing(*_: object) -> None:
@@ -150,9 +154,21 @@ class Token(PassageWork):
         """How many threads have been inside the module for so long; those that make a pair may not count."""
         return self._link.calls.lasting(monotonic() + self._link.settings.deadline - seconds)
 
+    def measure(self) -> None:
+        """Say in the metrics how the token is; never waits for it."""
+        link = self._link
+        name, now = link.settings.name or MAIN, link.status().state
+        for state in STATES:
+            metrics.TOKEN_STATE.set(state == now, name, state)
+        live = link.live
+        seated = sum(getattr(each, "connection", None) is live for each in list(self._desks)) if live else 0
+        metrics.HSM_SESSIONS.set(seated, name)
+        metrics.HSM_INSIDE.set(len(link.calls.inside), name)
+        metrics.HSM_STUCK.set(link.calls.stuck, name)
+
     def alive(self) -> None:
         """Use the token in earnest (random numbers and an HMAC)."""
-        with self._desk().call() as desk:
+        with self._desk().call(work=("ping", "")) as desk:
             desk.connection.feel(desk.session)
 
     # Token objects
@@ -171,7 +187,7 @@ class Token(PassageWork):
 
     def find(self, label: str) -> Handle:
         """The key labelled so. Raises Error(UNAVAILABLE) unless there is exactly one."""
-        with self._desk().call() as desk:
+        with self._desk().call(work=("find", "")) as desk:
             connection = desk.connection
             known = connection.labelled.get(label)
             if known is None:
@@ -205,7 +221,7 @@ class Token(PassageWork):
 
     def generate(self, row: KeyAlgorithm, root: Handle) -> bytes:
         """A new key, born in the token, wrapped by the root key and destroyed there."""
-        with self._call(root) as desk:
+        with self._call(root, ("generate", row.name)) as desk:
             made = desk.connection.module.generate(
                 desk.session, templates.GENERATORS[row.kind], templates.newborn(row)
             )
@@ -215,7 +231,7 @@ class Token(PassageWork):
         """A key of this value, `row.bits` long, wrapped by the root key. Raises ValueError otherwise."""
         if len(value) * 8 != row.bits:
             raise ValueError(f"{row.name} has {row.bits} bits")
-        with self._call(root) as desk:
+        with self._call(root, ("wrap", row.name)) as desk:
             made = desk.connection.module.create(desk.session, templates.imported(row, value))
             return wrapped_up(desk, desk.object, made)
 
@@ -223,7 +239,7 @@ class Token(PassageWork):
         """Load a wrapped key, not extractable, until destroyed. Raises BadData when it can't be unwrapped."""
         template = templates.at_work(row)
         return self._load(
-            self._call(root, blob=True),
+            self._call(root, ("unwrap", row.name), blob=True),
             lambda desk, module, anchor: confined(
                 desk.connection,
                 anchor,
@@ -249,24 +265,24 @@ class Token(PassageWork):
 
     def encrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM: the ciphertext and its 16-byte tag. `iv`: 12 bytes, never twice with one key."""
-        with self._call(key) as desk:
+        with self._call(key, _ENCRYPT) as desk:
             return operations.encrypt(desk.session, desk.object, iv, data, aad)
 
     def decrypt(self, key: Handle, iv: bytes, data: bytes, aad: bytes) -> bytes:
         """AES-GCM of ciphertext and tag. Raises BadData unless data, `iv`, `aad` and key belong together."""
         if len(data) < operations.TAG_BYTES:
             raise BadData("shorter than a tag")
-        with self._call(key, blob=True) as desk:
+        with self._call(key, _DECRYPT, blob=True) as desk:
             return operations.decrypt(desk.session, desk.object, iv, data, aad)
 
     def hmac(self, key: Handle, data: bytes) -> bytes:
         """HMAC-SHA-256, 32 bytes."""
-        with self._call(key) as desk:
+        with self._call(key, _HMAC) as desk:
             return operations.hmac(desk.session, desk.object, data)
 
     def random(self, size: int) -> bytes:
         """Random bytes from the token's generator."""
-        with self._desk().call() as desk, span("C_GenerateRandom"):
+        with self._desk().call(work=("random", "")) as desk, span("C_GenerateRandom"):
             return desk.session.generate_random(8 * size) if size else b""
 
     # Threads
@@ -280,8 +296,8 @@ class Token(PassageWork):
                 self._desks.append(desk)
         return desk
 
-    def _call(self, key: Handle, *, blob: bool = False) -> Desk:
-        return self._desk().call(key, blob=blob)
+    def _call(self, key: Handle, work: Work = OTHER_WORK, *, blob: bool = False) -> Desk:
+        return self._desk().call(key, work, blob=blob)
 
     def _lost(self, desk: Desk, reason: str) -> Error:
         return self._link.lost(desk.connection, NoSuchKey(reason))

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 from sqlalchemy.pool import PoolProxiedConnection
 
+from hsmd import metrics
+from hsmd.counting import Timer
 from hsmd.store import engine, feed
 from hsmd.store.engine import WAIT_SECONDS, StoreError
-from hsmd.store.faults import BUSY, TRANSLATED
+from hsmd.store.faults import BUSY, TRANSLATED, faulted
 from hsmd.store.feed import Change, Forgotten
 from hsmd.store.schema import CHANGES, REVISION
 from hsmd.tracing import span
@@ -107,7 +109,8 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """All reads inside see one state. Raises Error for the store's faults."""
-        with span("store read"), TRANSLATED, self._connect(self._readers) as connection:
+        timer = Timer(metrics.STORE_SECONDS, "read")
+        with timer, span("store read"), TRANSLATED, self._connect(self._readers) as connection:
             yield Tx(self, connection)
 
     @contextmanager
@@ -118,22 +121,18 @@ class Store:
         Doesn't nest. Raises Error for the store's faults; when a PostgreSQL is lost while it commits,
         that is UNAVAILABLE and the change may have been made.
         """
-        if not self._writing.acquire(timeout=WAIT_SECONDS):
-            raise BUSY()
-        try:
-            with span("store write"), TRANSLATED, self._connect(self._writers) as connection:
-                connection.begin()
-                if not self._sqlite:
-                    connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-                tx = Tx(self, connection)
-                yield tx
-                if before_commit is not None:
-                    before_commit()
-                connection.commit()
-                if tx.scrub and self._sqlite:
-                    _scrub(connection)
-        finally:
-            self._writing.release()
+        timer, alone = Timer(metrics.STORE_SECONDS, "write"), self._alone()
+        with timer, alone, span("store write"), TRANSLATED, self._connect(self._writers) as connection:
+            connection.begin()
+            if not self._sqlite:
+                connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+            tx = Tx(self, connection)
+            yield tx
+            if before_commit is not None:
+                before_commit()
+            connection.commit()
+            if tx.scrub and self._sqlite:
+                _scrub(connection)
 
     def version(self) -> int:
         """A number that differs after any commit, by whichever thread or process. A few µs on SQLite.
@@ -164,13 +163,8 @@ class Store:
         """
         if not self._sqlite:
             return True
-        if not self._writing.acquire(timeout=WAIT_SECONDS):
-            raise BUSY()
-        try:
-            with TRANSLATED, self._connect(self._writers) as connection:
-                return _scrub(connection)
-        finally:
-            self._writing.release()
+        with self._alone(), TRANSLATED, self._connect(self._writers) as connection:
+            return _scrub(connection)
 
     def last_change(self) -> int:
         """The number of the newest change in the feed, 0 when there is none. Raises Error."""
@@ -192,6 +186,16 @@ class Store:
             self._drop_watch()
         self._readers.dispose()
         self._writers.dispose()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The turn of one of this process's writers. Raises Error when it does not come in time."""
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise faulted(BUSY)
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _connect(self, pool: Engine) -> Connection:
         self._same_process()

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from sqlalchemy import exc
 
+from hsmd import metrics
 from hsmd.errors import INTERNAL, STORAGE_FAILED, UNAVAILABLE, Error
 
 Outcome = Callable[[], Error]
@@ -19,6 +20,7 @@ BUSY: Outcome = partial(Error, UNAVAILABLE, reason="the store is busy")
 AWAY: Outcome = partial(Error, UNAVAILABLE, reason="the store can't be reached")
 FAILED: Outcome = partial(Error, STORAGE_FAILED)  # it is reached and can't: full, read-only, damaged
 MISUSED: Outcome = partial(Error, INTERNAL)  # this program used the library wrongly
+_NAMES = {BUSY: "busy", AWAY: "away", FAILED: "failed", MISUSED: "misused"}  # for metrics
 
 # SQLite's primary result codes, https://www.sqlite.org/rescode.html; any other is FAILED.
 BY_SQLITE_CODE: dict[int, Outcome] = {
@@ -78,6 +80,12 @@ def outcome(error: BaseException) -> Outcome | None:
     return next((BY_CLASS[kind] for kind in type(error).__mro__ if kind in BY_CLASS), None)
 
 
+def faulted(made: Outcome) -> Error:
+    """The error to raise; it is counted."""
+    metrics.STORE_ERRORS.inc(_NAMES[made])
+    return made()
+
+
 class _Translated:
     """The border: `with TRANSLATED:`. It holds no state, so one serves all."""
 
@@ -89,7 +97,7 @@ class _Translated:
     ) -> None:
         made = outcome(error) if error is not None else None
         if made is not None:
-            raise made() from error
+            raise faulted(made) from error
 
 
 TRANSLATED = _Translated()
