@@ -15,7 +15,7 @@ from hsmd.troubles import QUIET_SECONDS, Troubles
 from tests.calls import record, refused
 from tests.stand import Stand, eventually
 
-FORGED = "name\n2026-11-29 12:00:00,000 ERROR   worker-0 hsmd: forged\r\x1b[31m\u2028\x85\ud800"
+FORGED = "name\n2026-11-29 12:00:00,000 ERROR   worker-0 hsmd: forged\r\x1b[31m\u2028\x85"
 log = logging.getLogger("hsmd.test_logs")
 
 
@@ -42,8 +42,12 @@ def test_no_text_makes_a_line_of_its_own(written: StringIO) -> None:
     else:
         beginnings = [line for line in lines if not line.startswith("    ")]
         assert [line.split()[2] for line in beginnings] == ["WARNING", "ERROR"]
-        assert "\\x1b[31m\\u2028\\x85\\ud800" in beginnings[0]
+        assert "\\x1b[31m\\u2028\\x85" in beginnings[0]
     assert "\x1b" not in written.getvalue()
+
+
+def test_what_utf_8_can_not_hold_is_spelled_out() -> None:
+    assert logs.clean("user \ud800") == "user \\ud800"  # not logged here: a report of pytest-xdist can't hold it
 
 
 def test_lines_of_a_call_name_it(written: StringIO) -> None:
