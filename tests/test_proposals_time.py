@@ -29,12 +29,15 @@ from hsmd.errors import (
     Error,
     Fault,
 )
+from hsmd.hsm import Token
 from hsmd.pb.v1 import proposals_pb2 as pb
 from hsmd.store import SealBroken
 from hsmd.store import keys as key_rows
 from hsmd.store.keys import Key, KeyVersion
 from hsmd.ukey import Candidate
 from tests.house import House, furnished
+from tests.hsm_parts import connected
+from tests.softhsm import make_token
 from tests.ukeys import SoftUkey
 
 HOUR = 60 * 60 * 1000
@@ -57,6 +60,13 @@ class Council:
                 key = self.soft[name]
                 candidate = Candidate(name, role, "", key.public_key, b"", key.opens())
                 self.ids[name] = ukeys.enrol(self.house.call(), tx, candidate, "ceremony").id
+
+    def settled(self) -> None:
+        """Three administrators and operators, of whom two are needed."""
+        self.enrol("alice", "bob", "carl")
+        self.enrol("olga", "oleg", "otto", role="operator")
+        with self.house.core.store.write() as tx:
+            ukeys.set_quorum(tx, ukeys.Quorum(2, 2))
 
     def call(self, name: str) -> Call:
         core = self.house.core
@@ -125,10 +135,7 @@ class Council:
 def council(tmp_path: Path) -> Iterator[Council]:
     with furnished(tmp_path) as house:
         made = Council(house)
-        made.enrol("alice", "bob", "carl")
-        made.enrol("olga", "oleg", role="operator")
-        with house.core.store.write() as tx:
-            ukeys.set_quorum(tx, ukeys.Quorum(2, 2))
+        made.settled()
         yield made
 
 
@@ -350,9 +357,9 @@ def test_the_seal_follows_what_is_decided_about_operators(council: Council, tmp_
     council.house.core.seal = Keeper(path, pins, lambda *_: done, lambda: done)
     orla = _candidate(council, "orla", "operator")
     council.execute("alice", council.decided("enrol-ukey", **orla))
-    assert _holders(path) == (["oleg", "olga", "orla"], 2)
+    assert _holders(path) == (["oleg", "olga", "orla", "otto"], 2)
     council.execute("alice", council.decided("set-quorum", administrators=2, operators=3))
-    assert _holders(path) == (["oleg", "olga", "orla"], 3)
+    assert _holders(path) == (["oleg", "olga", "orla", "otto"], 3)
     council.execute("alice", council.decided("set-quorum", administrators=2, operators=2))
     made = council.decided("revoke-ukey", ukey_id=council.ids["oleg"], reason="")
     before = path.read_bytes()
@@ -360,13 +367,46 @@ def test_the_seal_follows_what_is_decided_about_operators(council: Council, tmp_
     council.refused(SEAL_REFUSED, "alice", made)
     assert listed(council, ended=False) == [(made.proposal.id, "open")]
     with council.house.core.store.read() as tx:
-        assert len(ukeys.registry_in(tx).living("operator")) == 3
+        assert len(ukeys.registry_in(tx).living("operator")) == 4
     (tmp_path / "away").rename(path.parent)
     assert path.read_bytes() == before
     council.execute("alice", made)
-    assert _holders(path) == (["olga", "orla"], 2)
+    assert _holders(path) == (["olga", "orla", "otto"], 2)
     council.execute("alice", council.decided("enrol-ukey", **_candidate(council, "aude", "auditor")))
-    assert _holders(path) == (["olga", "orla"], 2)
+    assert _holders(path) == (["olga", "orla", "otto"], 2)
+
+
+def test_a_new_pin_is_not_lost_when_it_cannot_be_sealed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, or the folder gone, just when the HSM has taken it; and then it is done once more."""
+    path, dev = tmp_path / "seal" / "seal.json", make_token(tmp_path)
+    path.parent.mkdir()
+    with furnished(tmp_path, dev) as house:
+        council = Council(house)
+        council.settled()
+        done = sealing.Outcome.DONE
+        pins: list[dict[str, str]] = []
+        house.core.seal = Keeper(
+            path, {sealfile.HSM: dev.pin}, lambda _, told: pins.append(json.loads(told)) or done, lambda: done
+        )
+        change = type(house.token).change_pin
+
+        def then_the_disk_is_full(token: Token, old: str, new: str) -> None:
+            change(token, old, new)
+            path.parent.rename(tmp_path / "away")
+
+        monkeypatch.setattr(type(house.token), "change_pin", then_the_disk_is_full)
+        made = council.decided("change-pin", token="hsm", reason="")
+        council.refused(SEAL_REFUSED, "alice", made)
+        monkeypatch.undo()
+        (tmp_path / "away").rename(path.parent)
+        council.execute("alice", council.decided("set-quorum", administrators=2, operators=3))
+        assert sealfile.read(path).names == ("hsm", "hsm:next")
+        assert council.execute("alice", made).proposal.state == "executed"
+        assert sealfile.read(path).names == ("hsm",)
+    with connected(replace(dev, pin=pins[-1]["hsm"])) as token:
+        assert token.status().state == "connected"
 
 
 def test_who_does_not_show_the_ukey_is_not_proposed(council: Council) -> None:

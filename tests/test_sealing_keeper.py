@@ -164,16 +164,39 @@ def test_a_pin_that_changes(filled: Store, crew: list[Operator], tmp_path: Path)
     assert not keeper.keep(_core(filled))
     assert told == []
     with filled.read() as tx:
-        keeper.settle(tx, sealfile.HSM, "the-next-pin", _NOW)
+        keeper.settle(tx, "the-next-pin", _NOW)
     assert _pins(path, *crew[1:3]) == {sealfile.HSM: "the-next-pin"}
     assert told == [{sealfile.HSM: "the-next-pin"}]
     assert not keeper.keep(_core(filled))
 
 
+def test_a_pin_that_may_have_changed_stays_in_the_seal(
+    filled: Store, crew: list[Operator], tmp_path: Path
+) -> None:
+    """Until it is known which one counts: whatever else is sealed or begun meanwhile."""
+    path, dana = tmp_path / "seal.json", crew[3]
+    keeper = _keeper(path)
+    both = {sealfile.HSM: "the-pin", sealfile.HSM + sealfile.NEXT: "the-next-pin"}
+    with filled.read() as tx:
+        assert keeper.prepare(tx, "the-next-pin", _NOW) == "the-next-pin"
+        assert keeper.prepare(tx, "another-pin", _NOW) == "the-next-pin"
+    with filled.write() as tx:
+        ukeys.insert_ukey(tx, _row(dana))
+        keeper.reshare(tx, _NOW)
+    assert _pins(path, dana, crew[0]) == both
+    path.unlink()
+    keeper._ahead = 0.0
+    assert keeper.keep(_core(filled))
+    assert _pins(path, dana, crew[0]) == both
+    keeper.abandon()
+    assert keeper.keep(_core(filled))
+    assert _pins(path, dana, crew[0]) == _PINS
+
+
 def test_a_supervisor_that_does_not_listen(filled: Store, tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "seal.json", _PINS, lambda _id, _pins: Outcome.FAILED, lambda: Outcome.NOT_NOW)
     with filled.read() as tx, pytest.raises(Error) as caught:
-        keeper.settle(tx, sealfile.HSM, "the-next-pin", _NOW)
+        keeper.settle(tx, "the-next-pin", _NOW)
     assert caught.value.fault is UNSEAL_FAILED
     with pytest.raises(Error, match="just now"):
         keeper.shut()

@@ -13,7 +13,6 @@ from hsmd.domain.steps import Decided, Outcome, Steps, no_run
 from hsmd.errors import PARAMETER_INVALID, SEAL_MISSING, UNAVAILABLE, Error
 from hsmd.hsm import TokenRefused
 from hsmd.operations import Facts, Parameters
-from hsmd.sealfile import HSM
 from hsmd.store import Tx
 
 _PIN_CHARACTERS = string.ascii_letters + string.digits
@@ -49,20 +48,22 @@ def _before_change(call: Call, _tx: Tx, parameters: Parameters) -> Facts:
 def _change(call: Call, _decided: Decided) -> Outcome:
     keeper, core = _keeper(call), call.core
     size = min(_LONGEST_PIN, core.token.longest_pin() or _LONGEST_PIN)
-    pin = "".join(secrets.choice(_PIN_CHARACTERS) for _ in range(size))
+    fresh = "".join(secrets.choice(_PIN_CHARACTERS) for _ in range(size))
     with call.read() as tx:
-        keeper.prepare(tx, pin, core.clock())
+        pin = keeper.prepare(tx, fresh, core.clock())
     try:
         core.token.change_pin(keeper.pin, pin)
     except TokenRefused as error:
-        keeper.abandon()
-        raise Error(PARAMETER_INVALID, name="token", reason=str(error)) from error
+        if pin == fresh:
+            keeper.abandon()
+        if pin == fresh or not _has(call, pin):
+            raise Error(PARAMETER_INVALID, name="token", reason=str(error)) from error
     except Error:
         if not _has(call, pin):
             raise
     with call.change() as tx:
         call.resource = f"hsm/{_serial(call)}"
-        keeper.settle(tx, HSM, pin, core.clock())
+        keeper.settle(tx, pin, core.clock())
     return Outcome(call.resource)
 
 

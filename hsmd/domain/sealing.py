@@ -7,7 +7,6 @@ file or doesn't.
 
 import json
 import logging
-import math
 import threading
 import time
 import uuid
@@ -212,6 +211,7 @@ class Keeper:
         self._announce = announce
         self._shut = shut
         self._lock = threading.Lock()
+        self._next: dict[str, str] = {}  # the PIN that the HSM may have already
         self._ahead = 0.0  # until then (monotonic) the file may know what the registry will say
         self._trouble = ""
 
@@ -233,28 +233,31 @@ class Keeper:
         """
         with self._lock:
             self._ahead = time.monotonic() + _AHEAD_SECONDS
-            self._write(self._pins, tx, now)
+            self._write(self._pins | self._next, tx, now)
 
-    def prepare(self, tx: Tx, pin: str, now: int) -> None:
-        """The HSM's PIN is about to be changed: from now on unsealing tries the old one, then this one.
+    def prepare(self, tx: Tx, pin: str, now: int) -> str:
+        """The HSM's PIN is about to be changed: from now on unsealing tries the old one, then the answer.
 
-        That stays so until `settle` or `abandon`, or until a later process was let in with the old one.
+        That is this one, unless a change was begun whose end nobody knows: the HSM may have that one's PIN.
+        It stays so until `settle` or `abandon`, or until a later process was let in with the old one.
         Raises Error(SEAL_REFUSED).
         """
+        name = sealfile.HSM + sealfile.NEXT
         with self._lock:
-            self._ahead = math.inf
-            self._write(self._pins | {sealfile.HSM + sealfile.NEXT: pin}, tx, now)
+            following = self._next or {name: pin}
+            self._write(self._pins | following, tx, now)
+            self._next = following
+            return following[name]
 
-    def settle(self, tx: Tx, name: str, pin: str, now: int) -> None:
-        """The PIN is changed: seal it, and let processes that start from now on have it.
+    def settle(self, tx: Tx, pin: str, now: int) -> None:
+        """The HSM's PIN is changed: seal it, and let processes that start from now on have it.
 
-        `name` is the seal file's: HSM, or KEYSTORE and a cluster id.
         Raises Error(SEAL_REFUSED, UNSEAL_FAILED).
         """
         with self._lock:
-            pins = self._pins | {name: pin}
+            pins = self._pins | {sealfile.HSM: pin}
             made = self._write(pins, tx, now)
-            self._pins, self._ahead = pins, 0.0
+            self._pins, self._next = pins, {}
         outcome = self._announce(made.id, json.dumps(pins).encode())
         if outcome is not Outcome.DONE:
             raise Error(UNSEAL_FAILED, reason=outcome.value)
@@ -262,7 +265,7 @@ class Keeper:
     def abandon(self) -> None:
         """It is certain that the PIN was not changed: the seal may forget the one that was to come."""
         with self._lock:
-            self._ahead = 0.0
+            self._next = {}
 
     @property
     def pin(self) -> str:
@@ -281,7 +284,7 @@ class Keeper:
                 with core.store.read() as tx:
                     if not self._differs(tx):
                         return False
-                    self._write(self._pins, tx, core.clock())
+                    self._write(self._pins | self._next, tx, core.clock())
             except (Error, SealBroken) as error:
                 if str(error) != self._trouble:
                     log.error("the seal can't be kept in step with the registry: %s", error)  # noqa: TRY400
@@ -301,7 +304,7 @@ class Keeper:
             {each.holder for each in seal.shares} != set(holders)
             or seal.threshold != threshold
             or seal.purpose != sealfile.UNSEAL
-            or set(seal.names) != set(self._pins)
+            or set(seal.names) != {*self._pins, *self._next}
         )
 
     def _write(self, pins: Mapping[str, str], tx: Tx, now: int) -> Seal:
