@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hsmd import shares, ukey
 from hsmd.config import ConfigError
+from hsmd.disk import sync_directory
 
 FORMAT = "hsmd-seal-1"
 HSM = "hsm"  # the PIN of [hsm]; those of keystores are under KEYSTORE and their cluster id
@@ -215,11 +216,7 @@ def write(path: Path, seal: Seal) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)
 
 
 def _keep_owner(path: Path, descriptor: int) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from hsmd.audit import chain, segments
 from hsmd.audit.chain import START, Head
 from hsmd.audit.records import of_log
+from hsmd.disk import sync_directory
 
 _BLOCK = 64 * 1024
 _NEVER = sys.maxsize
@@ -293,12 +294,3 @@ def _beginning_of(handle: int) -> tuple[int, float]:
     except (ValueError, KeyError, TypeError):
         written = os.fstat(handle).st_mtime
     return (begins.seq if begins else 0), written
-
-
-def sync_directory(directory: Path) -> None:
-    """Put the names in a directory on disk. Raises OSError."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

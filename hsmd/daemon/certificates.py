@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hsmd.disk import sync_directory
+
 _CA_LIFE = timedelta(days=3650)
 _LEAF_LIFE = timedelta(days=397)  # what browsers accept at most
 _RENEW_BEFORE = timedelta(days=30)
@@ -32,7 +34,7 @@ class Pair:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace path by content in one step, readable by its owner only."""
+    """Replace path by content in one step, on disk when this returns, readable by its owner only."""
     staged = path.with_name(f".{path.name}.new")
     staged.unlink(missing_ok=True)
     with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -40,6 +42,7 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     staged.replace(path)
+    sync_directory(path.parent)
 
 
 class Authority:

@@ -19,10 +19,11 @@ from typing import BinaryIO
 from hsmd import metrics
 from hsmd.audit import checkpoints, segments
 from hsmd.audit.checkpoints import CheckpointFile
-from hsmd.audit.file import Rotation, sync_directory
+from hsmd.audit.file import Rotation
 from hsmd.audit.follow import Follower
 from hsmd.audit.segments import Segment
 from hsmd.config import Audit, ConfigError
+from hsmd.disk import sync_directory
 from hsmd.domain.core import AUDIT_KEY_LABEL
 from hsmd.errors import Error
 from hsmd.hsm import Token

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from hsmd import __version__, backupfile
 from hsmd.algorithms import AES_256
 from hsmd.backupfile import Administrator, BackupError, Header, Opening, Part, Reader, Writer
+from hsmd.disk import sync_directory
 from hsmd.domain import ukeys
 from hsmd.domain.core import SEALING_KEY_LABEL, Core
 from hsmd.errors import BACKUP_REFUSED, UNAVAILABLE, Error
@@ -161,7 +162,7 @@ def _create(core: Core, place: Place) -> Made:
             configuration = place.configuration()
             opening = _written(core, written, store, place, configuration)
         os.link(written, target)
-        _sync(place.folder)
+        sync_directory(place.folder)
     finally:
         for each in (copied, written):
             each.unlink(missing_ok=True)
@@ -251,13 +252,5 @@ def _alone(folder: Path) -> Iterator[None]:
         for left in folder.glob(_UNFINISHED):
             left.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from hsmd.disk import sync_directory
 from hsmd.store import engine
 from hsmd.store.core import Seal
 from hsmd.store.engine import StoreError
@@ -100,11 +101,7 @@ def take_place(copied: Path, url: str) -> None:
     except FileExistsError as error:
         raise StoreError(f"there is a store at {target}") from error
     copied.unlink()
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(target.parent)
 
 
 def check_free(url: str) -> None:
