@@ -443,6 +443,20 @@ def test_a_ukey_has_one_seat(crew: Crew, tmp_path: Path) -> None:
     assert "begun with other UKeys" in done.stderr
 
 
+def test_another_hsms_seal_is_not_written_over(founded: Host, crew: Crew, tmp_path: Path) -> None:
+    """As by a configuration that was copied for the new HSM, [seal] file and all."""
+    before = founded.seal.read_bytes()
+    other = Host(tmp_path / "b")
+    other.config.write_text(other.config.read_text().replace(str(other.seal), str(founded.seal)))
+    for words, who in ((("prepare", "--record", str(founded.record_file)), ""), (("init",), ALL)):
+        done = other.run(*words, who=pick(crew, who))
+        assert done.returncode == 1
+        assert f"{founded.seal} is there already" in done.stderr
+        assert founded.seal.read_bytes() == before
+        assert not list((other.folder / "tokens").iterdir())
+        shutil.rmtree(other.papers)
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [

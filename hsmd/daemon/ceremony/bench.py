@@ -275,7 +275,13 @@ def _sealed_before(settings: Settings, folder: Path, party: Party) -> Pins | Non
 
 
 def _seal(settings: Settings, folder: Path, sealing: Sealing, pins: Pins) -> None:
-    (folder / MARK_FILE).touch(mode=0o600)
+    if not (folder / MARK_FILE).exists():
+        if settings.seal.file is not None and settings.seal.file.exists():
+            raise CeremonyRefused(
+                f"{settings.seal.file} is there already, and may hold the PIN of another HSM that nobody has "
+                "but so: name another [seal] file, or move it away"
+            )
+        write_private(folder / MARK_FILE, b"")
     if pins.so_pin:
         made = sealing.seal(ukeys.ADMINISTRATOR, {SO_PURPOSE: pins.so_pin}, SO_PURPOSE)
         sealfile.write(folder / SO_PIN_FILE, made)
