@@ -14,11 +14,13 @@ from hsmd import operations, sealfile, ukey
 from hsmd.caller import Caller
 from hsmd.cli.ctl import proposals as signable
 from hsmd.domain import access, imports, proposals, sealing, ukeys
+from hsmd.domain.backups import Place, Workshop
 from hsmd.domain.core import Call
 from hsmd.domain.proposals import Shown
 from hsmd.domain.sealing import Keeper
 from hsmd.domain.steps import Decided, Outcome
 from hsmd.errors import (
+    BACKUP_REFUSED,
     IAM_PROTECTED,
     KEY_STATE_REFUSED,
     PARAMETER_INVALID,
@@ -251,14 +253,47 @@ def test_what_was_begun_and_cut_short_is_completed_later(council: Council, slow:
     assert listed(council, ended=False) == [(made.proposal.id, "begun")]
     council.house.now += 48 * HOUR  # what is decided doesn't expire
     council.refused(UNAVAILABLE, "carl", made)
-    with pytest.raises(Error):
-        proposals.withdraw(council.call("alice"), made.proposal.id)
     council.events.clear()
     done = council.execute("carl", made)
     assert (done.proposal.state, done.proposal.result) == ("executed", '{"calls": 3}')
     assert council.events == [("rotateRootKey", "done by alice, bob"), ("main", made.proposal.id)]
     council.refused(PROPOSAL_REFUSED, "alice", made)
     assert slow.calls == 3
+
+
+def test_what_is_begun_and_never_comes_to_its_end_is_withdrawn(council: Council, slow: Slow) -> None:
+    slow.failures = 9
+    made = council.decided("rotate-root-key", label="hsmd-root-2")
+    council.refused(UNAVAILABLE, "bob", made)
+    with pytest.raises(Error):
+        proposals.withdraw(council.call("bob"), made.proposal.id)
+    assert proposals.withdraw(council.call("alice"), made.proposal.id).proposal.state == "withdrawn"
+    council.refused(PROPOSAL_REFUSED, "alice", made)
+    assert slow.calls == 1
+    assert listed(council, ended=False) == []
+
+
+def test_what_is_begun_is_not_made_void_by_who_looked_before(council: Council, slow: Slow) -> None:
+    slow.failures = 1
+    made = council.decided("rotate-root-key", label="hsmd-root-2")
+
+    def look() -> None:
+        with proposals._voiding(council.call("carl"), made.proposal.id):
+            council.refused(UNAVAILABLE, "alice", made)
+            raise proposals._Changed("it was another one for a moment")
+
+    with pytest.raises(Error, match="begun"):
+        look()
+    assert council.execute("alice", made).proposal.state == "executed"
+
+
+def test_a_backup_that_this_store_has_no_way_for_is_not_proposed(council: Council, tmp_path: Path) -> None:
+    place = Place(tmp_path, "postgresql://localhost/hsmd", list)
+    council.house.core.backups = Workshop(place)
+    with pytest.raises(Error, match="its own means") as caught:
+        council.propose("alice", "create-backup", reason="")
+    assert caught.value.fault is BACKUP_REFUSED
+    assert listed(council, ended=False) == []
 
 
 def test_what_is_begun_needs_its_quorum_still(council: Council, slow: Slow) -> None:
@@ -385,11 +420,13 @@ def test_a_new_pin_is_not_lost_when_it_cannot_be_sealed_at_once(
     with furnished(tmp_path, dev) as house:
         council = Council(house)
         council.settled()
-        done = sealing.Outcome.DONE
-        pins: list[dict[str, str]] = []
-        house.core.seal = Keeper(
-            path, {sealfile.HSM: dev.pin}, lambda _, told: pins.append(json.loads(told)) or done, lambda: done
-        )
+        done, pins = sealing.Outcome.DONE, {"": ""}
+
+        def announced(_seal_id: str, told: bytes) -> sealing.Outcome:
+            pins.update(json.loads(told))
+            return done
+
+        house.core.seal = Keeper(path, {sealfile.HSM: dev.pin}, announced, lambda: done)
         change = type(house.token).change_pin
 
         def then_the_disk_is_full(token: Token, old: str, new: str) -> None:
@@ -405,7 +442,7 @@ def test_a_new_pin_is_not_lost_when_it_cannot_be_sealed_at_once(
         assert sealfile.read(path).names == ("hsm", "hsm:next")
         assert council.execute("alice", made).proposal.state == "executed"
         assert sealfile.read(path).names == ("hsm",)
-    with connected(replace(dev, pin=pins[-1]["hsm"])) as token:
+    with connected(replace(dev, pin=pins["hsm"])) as token:
         assert token.status().state == "connected"
 
 

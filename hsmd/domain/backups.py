@@ -103,6 +103,14 @@ class Workshop:
                 del self._under_way[name]
 
 
+def check_place(place: Place) -> None:
+    """Raises Error(BACKUP_REFUSED) for a store that is backed up by other means."""
+    try:
+        copies.path_of(place.url)
+    except StoreError as error:
+        raise Error(BACKUP_REFUSED, reason=str(error)) from error
+
+
 def create(core: Core, place: Place) -> Made:
     """Make a backup of what stands now. Raises Error(BACKUP_REFUSED); then nothing is left behind."""
     core.refresh()

@@ -186,17 +186,18 @@ def approve(call: Call, proposal_id: str, signature: bytes) -> Shown:
 
 
 def withdraw(call: Call, proposal_id: str) -> Shown:
-    """End a proposal that one has made oneself. Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED)."""
+    """End a proposal that one has made oneself; also one that is begun, and perhaps can't come to its end.
+
+    Raises Error(IAM_NOT_FOUND, PROPOSAL_REFUSED).
+    """
     ours = ukeys.instance(call.core)
-    with call.change() as tx:
+    with _turn(call), call.change() as tx:
         proposal = _living(call, tx, proposal_id)
         call.resource = proposal.id
         if proposal.proposed_by != call.caller.user_id:
             raise Error(
                 PROPOSAL_REFUSED, id=proposal.id, reason="who has made it may withdraw it, nobody else"
             )
-        if proposal.state == BEGUN:
-            raise Error(PROPOSAL_REFUSED, id=proposal.id, reason="it is begun: carry it out to its end")
         return _view(tx, ours).show(tx, _end(call, tx, proposal, WITHDRAWN))
 
 
@@ -419,23 +420,18 @@ def _check_unchanged(call: Call, tx: Tx, proposal: Proposal) -> None:
         raise _Changed(f"its object has changed: {', '.join(names)}")
 
 
-class _voiding:  # noqa: N801 # a block, as functions of contextlib are
+@contextmanager
+def _voiding(call: Call, proposal_id: str) -> Iterator[None]:
     """If the block finds the object changed, the proposal is void from then on, which is recorded."""
-
-    def __init__(self, call: Call, proposal_id: str) -> None:
-        self._call, self._id = call, proposal_id
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        if not isinstance(error, _Changed):
-            return
-        call = self._call
+    try:
+        yield
+    except _Changed as error:
         with call.core.store.write(lambda: call.begin("voidProposal")) as tx:
-            proposal = _living(call, tx, self._id)
+            proposal = _living(call, tx, proposal_id)
+            if proposal.state == BEGUN:  # by another call, which has found it unchanged meanwhile
+                raise Error(PROPOSAL_REFUSED, id=proposal_id, reason="it is begun") from error
             _end(call, tx, proposal, VOID)
-        raise Error(PROPOSAL_REFUSED, id=self._id, reason=f"it is void: {error}") from error
+        raise Error(PROPOSAL_REFUSED, id=proposal_id, reason=f"it is void: {error}") from error
 
 
 def _inner(call: Call, name: str) -> Call:

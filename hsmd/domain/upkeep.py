@@ -1,6 +1,6 @@
 """Root keys and backups, as a quorum decides about them."""
 
-from hsmd.domain import roots
+from hsmd.domain import backups, roots
 from hsmd.domain.core import Call
 from hsmd.domain.steps import Decided, Outcome, Steps, no_run
 from hsmd.errors import BACKUP_REFUSED, ROOT_KEY_REFUSED, Error
@@ -43,6 +43,7 @@ def _end(call: Call, tx: Tx, decided: Decided) -> Outcome:
 def _before_backup(call: Call, _tx: Tx, _parameters: Parameters) -> Facts:
     if call.core.backups is None:
         raise Error(BACKUP_REFUSED, reason="this process makes none")
+    backups.check_place(call.core.backups.place)
     return {"folder": str(call.core.backups.place.folder)}
 
 
