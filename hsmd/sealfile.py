@@ -105,8 +105,8 @@ def make(
 ) -> Seal:
     """Seal the PINs to the holders, `threshold` of whom open them again. `now` is in ms since 1970.
 
-    Raises ValueError for fewer than two of at least as many holders, for a holder twice, and for PINs, names
-    or public keys that can't be used.
+    Raises ValueError for fewer than two of at least as many holders, for a holder twice, for PINs, names or
+    public keys that can't be used, and for what would make a file that no reader takes.
     """
     _check_made(pins, holders, purpose)
     key = os.urandom(shares.SECRET_BYTES)
@@ -129,7 +129,9 @@ def make(
     bare = Seal(seal_id, purpose, now, threshold, tuple(sorted(pins)), held, os.urandom(_IV_BYTES), b"")
     text = json.dumps(dict(pins)).encode()
     padded = text.ljust(-(-len(text) // _BLOCK) * _BLOCK)
-    return replace(bare, sealed=AESGCM(key).encrypt(bare.iv, padded, _header(bare)))
+    made = replace(bare, sealed=AESGCM(key).encrypt(bare.iv, padded, _header(bare)))
+    _decoded(json.loads(encode(made)))
+    return made
 
 
 def is_share(seal: Seal, ukey_id: str, share: bytes) -> bool:

@@ -215,6 +215,13 @@ def test_pins_that_cant_be_kept_are_refused(pins: dict[str, str]) -> None:
         _made(pins=pins)
 
 
+def test_nothing_is_made_that_no_reader_takes() -> None:
+    """Else the HSM would stay shut to everybody."""
+    many = {f"keystore:{number}": "x" * 1000 for number in range(40)}
+    with pytest.raises(ValueError, match="malformed"):
+        _made(pins=many)
+
+
 def test_nobody_holds_two_shares() -> None:
     one, other = _holders(2)
     for twice in (replace(other, ukey_id=one.ukey_id), replace(other, public_key=one.public_key)):
