@@ -57,7 +57,6 @@ class Purpose(StrEnum):
     ENROL = "enrol"
     APPROVE = "approve"
     SHARE = "share"
-    BACKUP = "backup"
     RESTORE = "restore"
     CEREMONY = "ceremony"
 

@@ -179,18 +179,17 @@ def check_candidate(candidate: Candidate) -> None:
     _check_certificate(candidate)
 
 
-def check_possession(call: Call, candidate: Candidate, *, fresh: bool = True) -> None:
+def check_possession(call: Call, candidate: Candidate) -> None:
     """Whether the UKey signed that it is to be enrolled so, and opened the box that it says it can open.
 
-    It has to have done so within 24 hours, unless `fresh` is False: for who has checked it before. Raises
-    Error(PARAMETER_INVALID).
+    It has to have done so within 24 hours. Raises Error(PARAMETER_INVALID).
     """
     check_candidate(candidate)
     found = _NONCE.fullmatch(candidate.nonce)
     if found is None:
         raise _invalid("nonce", "that of a begun enrolment is due")
     age = call.core.clock() - int(found[1])
-    if fresh and not 0 <= age <= _FRESH_MILLIS:
+    if not 0 <= age <= _FRESH_MILLIS:
         raise _invalid("nonce", "the enrolment was begun more than a day ago")
     signed = candidate.statement(instance(call.core))
     if not ukeys.verify(candidate.public_key, signed, candidate.signature):
@@ -295,11 +294,12 @@ def _invalid(name: str, reason: str) -> Error:
 
 def _load(core: Core) -> Registry:
     """Read it. An older one that is right in itself is noticed while this process lives."""
+    seen = core.ukeys_seen  # before: what others see meanwhile may be newer than what is read here
     with core.store.read() as tx:
         found, number = registry_in(tx), rows.serial_number(tx)
-    if number < core.ukeys_seen:
+    if number < seen:
         raise SealBroken("ukeys", "registry")
-    core.ukeys_seen = number
+    core.ukeys_seen = max(core.ukeys_seen, number)
     return found
 
 
