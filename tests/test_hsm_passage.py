@@ -70,6 +70,12 @@ def test_what_is_held_is_told(token: Token) -> None:
     assert not any(each.closed for each in found.values())
 
 
+def test_nothing_is_left_of_an_emptied_token(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hsmd.hsm.passage._MOST_OBJECTS", 2)  # more objects than are found at once
+    assert token.empty() == 5
+    assert token.held() == []
+
+
 def test_closing_is_for_good(token: Token) -> None:
     before = _proofs(token)
     for label in LABELS:

@@ -252,9 +252,10 @@ class PassageWork(KeptWork):
                 connection.handles.withdraw(known)
             connection.labelled.clear()
             connection.seen.clear()
-            for each in connection.module.find(session, templates.PERSISTING, _MOST_OBJECTS):
-                connection.module.destroy(session, each)
-                count += 1
+            while found := connection.module.find(session, templates.PERSISTING, _MOST_OBJECTS):
+                for each in found:
+                    connection.module.destroy(session, each)
+                count += len(found)
         return count
 
     @contextmanager
