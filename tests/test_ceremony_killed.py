@@ -112,6 +112,18 @@ def test_closing_that_was_killed_is_completed(
     assert all(each["closed"] for each in host.record()["keys"])
 
 
+def test_a_root_key_that_was_made_and_not_recorded_is_the_next_one(
+    founded: tuple[Host, Path], crew: dict[str, Person], tmp_path: Path
+) -> None:
+    host, who = copied(founded[0], tmp_path / "a"), pick(crew, DECIDING)
+    assert host.run("next-root", who=who, die="hsmd.hsm.token:Token.make_root_key:after").returncode == -9
+    host.do("next-root", who=who)
+    assert deviations(host, pick(crew, "otto oskar")) == []
+    assert [each["label"] for each in host.record()["keys"]] == sorted([*LABELS, "hsmd-root-2"])
+    host.do("next-root", who=who)  # that is meant
+    assert "hsmd-root-3" in {each["label"] for each in host.record()["keys"]}
+
+
 def test_a_token_that_was_being_made_waits_for_those_who_hold_its_pins(
     crew: dict[str, Person], tmp_path: Path
 ) -> None:

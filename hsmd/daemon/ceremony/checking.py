@@ -83,7 +83,7 @@ def _of_key(core: Core, held: Held, known: Key) -> Iterator[str]:
         yield f"key {held.label}: {words[known.closed]} in the record, {words[held.closed]} now"
     if not held.private or not held.sensitive:
         yield f"key {held.label}: it can be read out"
-    if held.kind != known.kind or set(held.uses) != set(_USES[held.kind]):
+    if held.kind != known.kind or set(held.uses) != set(_USES.get(held.kind, ())):
         yield f"key {held.label}: it may {', '.join(held.uses) or 'nothing'}"
     if known.public_key and papers.text(core.token.public_key_of(held.label)) != known.public_key:
         yield f"key {held.label}: another public key than in the record"

@@ -7,7 +7,7 @@ and what the check values are.
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,24 +177,14 @@ def close(settings: Settings, record_path: Path, party: Party, *, without_backup
     record = _own_record(record_path)
     if not without_backup and not any(each.what.startswith("backup") for each in record.history):
         raise CeremonyRefused("the record knows of no backup, and closed keys can't be backed up any more")
-    with bench.recorded(settings, "ceremonyClose", f"ceremony/{record.id}"):
-        pin = bench.open_pin(settings, party)
-        with bench.opened(settings, pin) as core:
-            _check_same(core, record)
-            labels = [each.label for each in bench.keys_of(core.token)]
-            values: dict[str, object] = {
-                "step": "close",
-                "record": record.id,
-                "keys": labels,
-                "nonce": secrets.token_hex(16),
-            }
-            words = f"the keys {', '.join(labels)} are closed, for good: they can't be backed up any more"
-            needed, members = _deciding(core, record)
-            approvals = party.approve(members, needed, Purpose.CEREMONY, values, words)
-            for label in labels:
-                core.token.close_key(label)
-            names = _names(members, approvals)
-            return _written(settings, core, record, record_path.parent, "closed", names)
+    with _at_work(settings, record, "ceremonyClose", party) as core:
+        labels = [each.label for each in bench.keys_of(core.token)]
+        words = f"the keys {', '.join(labels)} are closed, for good: they can't be backed up any more"
+        values: dict[str, object] = {"step": "close", "record": record.id, "keys": labels}
+        names = _agreed(core, record, party, values, words)
+        for label in labels:
+            core.token.close_key(label)
+        return _written(settings, core, record, record_path.parent, "closed", names)
 
 
 def next_root(settings: Settings, record_path: Path, party: Party) -> Record:
@@ -203,24 +193,14 @@ def next_root(settings: Settings, record_path: Path, party: Party) -> Record:
     Raises CeremonyRefused.
     """
     record = _own_record(record_path)
-    with bench.recorded(settings, "ceremonyNextRoot", f"ceremony/{record.id}"):
-        pin = bench.open_pin(settings, party)
-        with bench.opened(settings, pin) as core:
-            _check_same(core, record)
-            there = [each.label for each in bench.keys_of(core.token) if roots.number(each.label)]
-            label = f"hsmd-root-{1 + max(map(roots.number, there), default=0)}"
-            values: dict[str, object] = {
-                "step": "next-root",
-                "record": record.id,
-                "label": label,
-                "nonce": secrets.token_hex(16),
-            }
-            needed, members = _deciding(core, record)
-            words = f"the root key {label} is made; it takes over when that is decided"
-            approvals = party.approve(members, needed, Purpose.CEREMONY, values, words)
+    with _at_work(settings, record, "ceremonyNextRoot", party) as core:
+        label, there = _next_root(core, record)
+        words = f"the root key {label} is made; it takes over when that is decided"
+        values: dict[str, object] = {"step": "next-root", "record": record.id, "label": label}
+        names = _agreed(core, record, party, values, words)
+        if not there:
             core.token.make_root_key(label, extractable=True)
-            names = _names(members, approvals)
-            return _written(settings, core, record, record_path.parent, f"made {label}", names)
+        return _written(settings, core, record, record_path.parent, f"made {label}", names)
 
 
 def renew(settings: Settings, record_path: Path, party: Party) -> Record:
@@ -229,36 +209,48 @@ def renew(settings: Settings, record_path: Path, party: Party) -> Record:
     Raises CeremonyRefused.
     """
     record = _own_record(record_path)
-    with bench.recorded(settings, "ceremonyRecord", f"ceremony/{record.id}"):
-        pin = bench.open_pin(settings, party)
-        with bench.opened(settings, pin) as core:
-            _check_same(core, record)
-            needed, administrators = _deciding(core, record)
-            with core.store.read() as tx:
-                quorum = ukeys.quorum(tx)
-            made = replace(
-                record,
-                instance=ukeys.instance(core),
-                ukeys=tuple(members_of(core)),
-                quorum=Quorum(quorum.administrators, quorum.operators),
-            )
-            values: dict[str, object] = {
-                "step": "record",
-                "record": record.digest,
-                "keys": {each.label: each.check_value for each in bench.keys_of(core.token)},
-                "ukeys": {each.id: each.fingerprint for each in made.ukeys},
-                "quorum": [quorum.administrators, quorum.operators],
-                "nonce": secrets.token_hex(16),
-            }
-            names = ", ".join(f"{each.name} ({each.role})" for each in made.ukeys)
-            words = f"a new record, with the UKeys of {names}"
-            approvals = party.approve(administrators, needed, Purpose.CEREMONY, values, words)
-            _split_anew(made, record_path.parent, party)
-            signed = _names(administrators, approvals)
-            return _written(settings, core, made, record_path.parent, "written anew", signed)
+    with _at_work(settings, record, "ceremonyRecord", party) as core:
+        with core.store.read() as tx:
+            quorum = ukeys.quorum(tx)
+        made = replace(
+            record,
+            instance=ukeys.instance(core),
+            ukeys=tuple(members_of(core)),
+            quorum=Quorum(quorum.administrators, quorum.operators),
+        )
+        values: dict[str, object] = {
+            "step": "record",
+            "record": record.digest,
+            "keys": {each.label: each.check_value for each in bench.keys_of(core.token)},
+            "ukeys": {each.id: each.fingerprint for each in made.ukeys},
+            "quorum": [quorum.administrators, quorum.operators],
+        }
+        all_names = ", ".join(f"{each.name} ({each.role})" for each in made.ukeys)
+        names = _agreed(core, record, party, values, f"a new record, with the UKeys of {all_names}")
+        _split_anew(made, record_path.parent, party)
+        return _written(settings, core, made, record_path.parent, "written anew", names)
 
 
 # Behind them
+
+
+@contextmanager
+def _at_work(settings: Settings, record: Record, event: str, party: Party) -> Iterator[Core]:
+    """A step at the record's HSM, which operators open for it. Raises CeremonyRefused for another HSM."""
+    with bench.recorded(settings, event, f"ceremony/{record.id}"):
+        pin = bench.open_pin(settings, party)
+        with bench.opened(settings, pin) as core:
+            _check_same(core, record)
+            yield core
+
+
+def _agreed(
+    core: Core, record: Record, party: Party, values: Mapping[str, object], words: str
+) -> tuple[str, ...]:
+    """The names of the administrators who approve now: it is for this time only. Raises CeremonyRefused."""
+    needed, members = _deciding(core, record)
+    asked = {**values, "nonce": secrets.token_hex(16)}
+    return _names(members, party.approve(members, needed, Purpose.CEREMONY, asked, words))
 
 
 @contextmanager
@@ -269,20 +261,26 @@ def _leaving(
     record = _own_record(record_path)
     if out.exists():
         raise CeremonyRefused(f"{out} is there already")
-    with bench.recorded(settings, "ceremonyBackup", f"ceremony/{record.id}"):
-        pin = bench.open_pin(settings, party)
-        with bench.opened(settings, pin) as core:
-            _check_same(core, record)
-            _check_people(core, record)
-            keys = bench.keys_of(core.token)
-            labels = [each.label for each in keys if not each.closed]
-            if not labels:
-                raise CeremonyRefused(
-                    "all keys are closed: they can't leave this HSM; an earlier backup has them"
-                )
-            if closed := [each.label for each in keys if each.closed]:
-                party.tell(f"Closed, and not in this backup: {', '.join(closed)}.")
-            yield core, record, labels
+    with _at_work(settings, record, "ceremonyBackup", party) as core:
+        _check_people(core, record)
+        keys = bench.keys_of(core.token)
+        labels = [each.label for each in keys if not each.closed]
+        if not labels:
+            raise CeremonyRefused(
+                "all keys are closed: they can't leave this HSM; an earlier backup has them"
+            )
+        if closed := [each.label for each in keys if each.closed]:
+            party.tell(f"Closed, and not in this backup: {', '.join(closed)}.")
+        yield core, record, labels
+
+
+def _next_root(core: Core, record: Record) -> tuple[str, bool]:
+    """The label of the root key to come, and whether it is there: made by a step that was cut short."""
+    newest = max(bench.keys_of(core.token), key=lambda each: roots.number(each.label))
+    known = {each.label for each in record.keys}
+    if roots.number(newest.label) and newest.label not in known and not newest.closed:
+        return newest.label, True
+    return f"hsmd-root-{1 + roots.number(newest.label)}", False
 
 
 def _package(core: Core, record: Record) -> Package:
@@ -329,12 +327,12 @@ def _written(
     record: Record,
     folder: Path,
     what: str,
-    approved: Sequence[str],
+    approved: tuple[str, ...],
     *,
     new: bool = False,
 ) -> Record:
     """The record as it is now, with one event more. `new`: of another HSM than before."""
-    history = (*record.history, Event(papers.now_text(), what, tuple(approved)))
+    history = (*record.history, Event(papers.now_text(), what, approved))
     made = replace(
         record,
         time=papers.now_text(),
@@ -482,6 +480,6 @@ def _administrators(core: Core) -> list[Member]:
     return [each for each in members_of(core) if each.role == ukeys.ADMINISTRATOR]
 
 
-def _names(members: Sequence[Member], approvals: Sequence[Approval]) -> list[str]:
+def _names(members: Sequence[Member], approvals: Sequence[Approval]) -> tuple[str, ...]:
     by_id = {each.id: each.name for each in members}
-    return [by_id[each.ukey] for each in approvals]
+    return tuple(by_id[each.ukey] for each in approvals)
