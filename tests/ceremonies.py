@@ -126,6 +126,7 @@ class Host:
             self.token = opencryptoki.uri(opencryptoki.next_slot(), f"hsm-{self.folder.name}")
             self.so_pin_file = self.folder / "so-pin"
             self.so_pin_file.write_text("87654321\n")
+            self.so_pin_file.chmod(0o600)
         self.authority = Authority(self.folder / "tls", "test CA")
         server = self.authority.server("server", ["localhost", "127.0.0.1"])
         tables: dict[str, dict[str, Any]] = {

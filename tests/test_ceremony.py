@@ -443,6 +443,36 @@ def test_a_ukey_has_one_seat(crew: Crew, tmp_path: Path) -> None:
     assert "begun with other UKeys" in done.stderr
 
 
+def test_the_memory_of_a_ceremony_is_dumped_nowhere() -> None:
+    program = """
+import ctypes, resource, sys
+from hsmd.cli import hsmctl
+
+sys.argv = ["hsmctl", "ceremony", "verify"]
+try:
+    hsmctl.main()
+finally:
+    print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr  # its options are missing
+    assert done.stdout.split() == ["(0,", "0)", "0"]
+
+
+@pytest.mark.parametrize(("content", "mode", "said"), [("", 0o600, "is empty"), ("1234", 0o644, "chmod 600")])
+def test_a_pin_file_that_keeps_no_pin_is_told_before_anything_is_made(
+    crew: Crew, tmp_path: Path, content: str, mode: int, said: str
+) -> None:
+    host = Host(tmp_path / "a", sealed=False)
+    pin = host.folder / "pin"
+    pin.write_text(content)
+    pin.chmod(mode)
+    done = host.run("init", who=pick(crew, "anna ben otto olga"))
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not list((host.folder / "tokens").iterdir())
+
+
 def test_another_hsms_seal_is_not_written_over(founded: Host, crew: Crew, tmp_path: Path) -> None:
     """As by a configuration that was copied for the new HSM, [seal] file and all."""
     before = founded.seal.read_bytes()
@@ -497,6 +527,7 @@ def test_a_token_that_its_makers_tool_has_made_is_taken_as_it_is(crew: Crew, tmp
     )
     for name, value in {"pin": "maker-pin", "so": "maker-so-pin", "wrong": "other-pin"}.items():
         (tmp_path / name).write_text(f"{value}\n")
+        (tmp_path / name).chmod(0o600)
     who = pick(crew, ALL)
     done = host.run("init", who=who)
     assert done.returncode == 1

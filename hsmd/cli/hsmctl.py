@@ -1,6 +1,7 @@
 """hsmctl: keys, data and files at the command line. The commands are in `ctl/`."""
 
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -178,6 +179,7 @@ _ASK_AGAIN_SECONDS = 2.0
 def main() -> None:
     """The entry point."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between ours
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs and plaintexts are in our memory
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # like other commands when their reader goes
     signals: list[int] = []
 

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hsmd.cli.ctl.context import Context
     from hsmd.client.admin import AdminClient
@@ -67,14 +68,21 @@ def administration(context: Context) -> Iterator[tuple[UKeyToken, AdminClient]]:
 
 def pin(context: Context) -> str:
     """The UKey's PIN: from --ukey-pin-file, or typed unseen. Raises UKeyError."""
+    return pin_of(context.ukey_pin_file)
+
+
+def pin_of(file: Path | None, who: str = "") -> str:
+    """A UKey's PIN: from that file, or typed unseen; `who` like " of anna". Raises UKeyError."""
     from hsmd.ukey import UKeyError
 
-    file = context.ukey_pin_file
     if file is None:
-        return str(click.prompt("PIN of the UKey", hide_input=True, err=True))
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        return str(click.prompt(f"PIN of the UKey{who}", hide_input=True, err=True))
+    try:
+        mode, found = stat.S_IMODE(file.stat().st_mode), file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UKeyError(f"{file}: can't be read: {type(error).__name__}") from error
+    if mode & 0o077:
         raise UKeyError(f"{file}: others can read it: chmod 600 is due")
-    found = file.read_text(encoding="utf-8").strip()
     if not found:
         raise UKeyError(f"{file}: it is empty")
     return found

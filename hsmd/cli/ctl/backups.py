@@ -194,7 +194,9 @@ def _pin(settings: Settings, pin_file: Path | None, answers: Path | None) -> Pin
 
     from hsmd.config import ConfigError
     from hsmd.daemon import wiring
+    from hsmd.daemon.supervisor import harden
 
+    harden()
     if pin_file is not None:
         return wiring.read_pin(replace(settings.hsm, pin_file=pin_file))
     if settings.seal.file is not None:

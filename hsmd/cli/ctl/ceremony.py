@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import stat
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsmd.cli.ctl import output
+from hsmd.cli.ctl.admin import pin_of
 from hsmd.cli.ctl.context import Context, Group, example, pass_context
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def ceremony() -> None:
     On the HSM's host, as the daemon's user, by people with their UKeys. Whatever is cut short is done by
     the same command once more.
     """
+    from hsmd.daemon.supervisor import harden
+
+    harden()  # PINs and shares come together in this process
     logging.getLogger("hsmd").addHandler(logging.NullHandler())  # people are told in words of their own
 
 
@@ -164,7 +167,7 @@ def close(
     """Make the keys non-extractable, for good: none of them can leave this HSM any more."""
     from hsmd.daemon.ceremony import passage
 
-    party = _party(_answers(answers), answers)
+    party = party_of(answers)
     record = passage.close(_settings(config), folder / "record.json", party, without_backup=without_backup)
     _tell_record(context, record, folder)
 
@@ -176,7 +179,7 @@ def next_root(context: Context, config: Path, folder: Path, answers: Path | None
     """Make the next root key, to be backed up and closed before it is put in place by `propose`."""
     from hsmd.daemon.ceremony import passage
 
-    party = _party(_answers(answers), answers)
+    party = party_of(answers)
     _tell_record(context, passage.next_root(_settings(config), folder / "record.json", party), folder)
 
 
@@ -187,7 +190,7 @@ def record(context: Context, config: Path, folder: Path, answers: Path | None) -
     """Write the record anew, when UKeys, the quorum or the root key have changed since."""
     from hsmd.daemon.ceremony import passage
 
-    party = _party(_answers(answers), answers)
+    party = party_of(answers)
     _tell_record(context, passage.renew(_settings(config), folder / "record.json", party), folder)
 
 
@@ -202,7 +205,7 @@ def verify(context: Context, config: Path, folder: Path, answers: Path | None) -
     from hsmd.cli.ctl.outcome import Exit
     from hsmd.daemon.ceremony import checking, papers
 
-    party = _party(_answers(answers), answers)
+    party = party_of(answers)
     found_record = papers.read_record(folder / "record.json")
     found = checking.verify(_settings(config), found_record, folder, party)
     if context.json:
@@ -230,7 +233,7 @@ def _answers(path: Path | None) -> Answers:
 
 
 def party_of(answers: Path | None) -> Party:
-    """The people who are there, for other commands that need their UKeys on this host."""
+    """The people who are there; also for other commands that need their UKeys on this host."""
     return _party(_answers(answers), answers)
 
 
@@ -253,7 +256,7 @@ def _place(answer: UKeyAnswer) -> Place:
     from hsmd.daemon.ceremony.party import Place
 
     who = f" of {answer.name}" if answer.name else ""
-    return Place(answer.uri, partial(_pin, answer.pin_file, who), answer.softhsm_conf, answer.role)
+    return Place(answer.uri, partial(pin_of, answer.pin_file, who), answer.softhsm_conf, answer.role)
 
 
 def _asked_places() -> Iterator[Place]:
@@ -263,7 +266,7 @@ def _asked_places() -> Iterator[Place]:
         uri = click.prompt(f"Address of the next UKey (pkcs11:...; {_STOP} to end)", err=True)
         if uri.strip() == _STOP:
             return
-        yield Place(uri.strip(), partial(_pin, None, ""))
+        yield Place(uri.strip(), partial(pin_of, None))
 
 
 def _asked_seat(seat: Seat) -> Place:
@@ -271,21 +274,7 @@ def _asked_seat(seat: Seat) -> Place:
 
     output.say(f"The UKey of {seat.name} ({seat.role}) is due: plug it in.")
     uri = click.prompt(f"Address of the UKey of {seat.name} (pkcs11:...)", err=True)
-    return Place(uri.strip(), partial(_pin, None, f" of {seat.name}"))
-
-
-def _pin(file: Path | None, who: str) -> str:
-    from hsmd.ukey import UKeyError
-
-    if file is None:
-        return str(click.prompt(f"PIN of the UKey{who}", hide_input=True, err=True))
-    try:
-        mode, found = stat.S_IMODE(file.stat().st_mode), file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UKeyError(f"{file}: can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise UKeyError(f"{file}: others can read it: chmod 600 is due")
-    return found
+    return Place(uri.strip(), partial(pin_of, None, f" of {seat.name}"))
 
 
 def _given_plan(given: Answers) -> Plan:

@@ -101,9 +101,9 @@ def make_token(
     begun = (folder / MARK_FILE).exists()
     its = officer(settings)
     blank = its.look()
-    current = _read(answers.so_pin_file)
+    current = _read(settings, answers.so_pin_file)
     if answers.pin_file is not None:
-        return _adopt(settings, folder, sealing, Pins(_read(answers.pin_file) or "", current or ""))
+        return _adopt(settings, folder, sealing, Pins(_read(settings, answers.pin_file) or "", current or ""))
     if blank.has_pin:
         if not begun:
             raise CeremonyRefused(
@@ -297,7 +297,8 @@ def _new_pin(settings: Settings, blank: Blank) -> str:
         return _random_pin(blank)
     if settings.hsm.pin_file is None:
         raise CeremonyRefused("the PIN can't be kept: [seal] file is due, or [hsm] pin_file")
-    return (_read(settings.hsm.pin_file) if settings.hsm.pin_file.exists() else None) or _random_pin(blank)
+    there = settings.hsm.pin_file if settings.hsm.pin_file.exists() else None
+    return _read(settings, there) or _random_pin(blank)
 
 
 def _random_pin(blank: Blank) -> str:
@@ -307,10 +308,6 @@ def _random_pin(blank: Blank) -> str:
     return "".join(secrets.choice(_PIN_CHARACTERS) for _ in range(size))
 
 
-def _read(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the PIN in {path} can't be read: {type(error).__name__}") from error
+def _read(settings: Settings, path: Path | None) -> str | None:
+    """The PIN in a file, which has to be its owner's alone, and not empty. Raises ConfigError."""
+    return None if path is None else wiring.read_pin(replace(settings.hsm, pin_file=path)).value
