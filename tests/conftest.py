@@ -9,9 +9,17 @@ from tests.calls import Operation
 from tests.policies import worker
 from tests.specs import Keys
 from tests.stand import CLUSTERS, NOWHERE, Stand, Tenant, standing
-from tests.stores import empty_url, sqlite_store, sqlite_url, store, store_url
+from tests.stores import empty_url, postgresql_server, sqlite_store, sqlite_url, store, store_url
 
-__all__ = ["empty_url", "sqlite_store", "sqlite_url", "store", "store_url", "worker"]  # fixtures
+__all__ = [  # fixtures
+    "empty_url",
+    "postgresql_server",
+    "sqlite_store",
+    "sqlite_url",
+    "store",
+    "store_url",
+    "worker",
+]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
-"""Stores for tests: on SQLite always, on PostgreSQL when HSMD_TEST_POSTGRESQL is a superuser's URL."""
+"""Stores for tests: on SQLite always, on PostgreSQL where it is installed."""
 
 import hmac
-import os
 import sqlite3
 import subprocess
 import sys
@@ -14,47 +13,58 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from hsmd.store import Store, upgrade
 from hsmd.store.keys import Key, KeyVersion
+from tests import postgresql
 
-POSTGRESQL = os.environ.get("HSMD_TEST_POSTGRESQL", "")
+KINDS = ["sqlite", "postgresql"]
 
 
 def seal(content: bytes) -> bytes:
     return hmac.digest(b"the sealing key", content, "sha256")
 
 
-@contextmanager
-def new_url(kind: str, directory: Path) -> Iterator[str]:
-    """The URL of a database that is empty, or not there yet."""
-    if kind == "sqlite":
-        yield f"sqlite:///{directory}/store.db"
-        return
-    if not POSTGRESQL:
-        pytest.skip("HSMD_TEST_POSTGRESQL names no server")
-    name = f"hsmd_test_{uuid.uuid4().hex}"
-    with closing(psycopg.connect(POSTGRESQL, autocommit=True)) as server:
-        server.execute(f"CREATE DATABASE {name}".encode())
-        try:
-            yield make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
-        finally:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database without tables, of each kind."""
-    with new_url(request.param, tmp_path) as url:
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a superuser of a PostgreSQL that these tests have for themselves."""
+    if not postgresql.is_installed():
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql.serving() as url:
         yield url
 
 
-@pytest.fixture
-def store_url(empty_url: str) -> str:
+@contextmanager
+def new_url(
+    request: pytest.FixtureRequest, kind: str, directory: Path, *, upgraded: bool = False
+) -> Iterator[str]:
+    """The URL of a database that is empty, or not there yet; or that has our tables."""
+    if kind == "sqlite":
+        url = f"sqlite:///{directory}/store.db"
+        if upgraded:
+            upgrade(url)
+        yield url
+        return
+    server, name = request.getfixturevalue("postgresql_server"), f"hsmd_test_{uuid.uuid4().hex}"
+    url = postgresql.new_database(server, name, *([] if upgraded else ["template0"]))
+    try:
+        yield url
+    finally:
+        behind_its_back(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=KINDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables, of each kind."""
+    with new_url(request, request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database with our tables, of each kind."""
-    upgrade(empty_url)
-    return empty_url
+    with new_url(request, request.param, tmp_path, upgraded=True) as url:
+        yield url
 
 
 @pytest.fixture

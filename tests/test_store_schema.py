@@ -50,7 +50,7 @@ def test_the_migrations_build_the_same_indexes(
     request: pytest.FixtureRequest, store_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind = "sqlite" if is_sqlite(store_url) else "postgresql"
-    with new_url(kind, tmp_path_factory.mktemp("other")) as url:
+    with new_url(request, kind, tmp_path_factory.mktemp("other")) as url:
         engine = engine_of(url)
         METADATA.create_all(engine)
         engine.dispose()
