@@ -72,6 +72,11 @@ IN_TOKEN = {
     "    desk.connection.module.change(session, key, Template({Attribute.DECRYPT: True}))": (
         "key hsmd-root-1: it may"
     ),
+    "from hsmd.hsm import templates; from pkcs11 import Mechanism\n"
+    "public, private = templates.transport_pair('hsmd-sealing', 2048)\n"
+    "with token._writing() as (desk, session):\n"
+    "    make = desk.connection.module.generate_pair\n"
+    "    make(session, Mechanism.RSA_PKCS_KEY_PAIR_GEN, public, private)": "key hsmd-sealing: it may",
     "from hsmd.domain import ukeys\n"
     "with core.store.write() as tx: ukeys.set_quorum(tx, ukeys.Quorum(3, 2))": (
         "quorum of administrators: 2 in the record, 3 now"
