@@ -183,7 +183,7 @@ def make_world(
     for name in (*shared, *foreign):
         if name in shared[1:]:
             share_root_key(stands[shared[0]].dev.data, folder / name)
-        stands[name] = Stand(folder / name, (settings or {}).get(name))
+        stands[name] = Stand(folder / name, (settings or {}).get(name), own=True)
     world = World(stands)
     world.connect()
     return world

@@ -1,21 +1,25 @@
 """A whole hsmd for tests: development HSM, daemon and gateway as processes, and ways to call them."""
 
+import atexit
 import base64
 import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -64,6 +68,15 @@ def other_token(folder: Path) -> dict[str, str]:
     return {"HSMD__HSM__TOKEN": made.uri, "HSMD__HSM__PIN_FILE": str(pin)}
 
 
+@cache
+def _template() -> Path:
+    """A development HSM to copy, since making one takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="hsmd-template-"))
+    atexit.register(shutil.rmtree, folder)
+    prepare(folder / "hsm", grpc_port=free_port(), rest_port=free_port())
+    return folder / "hsm"
+
+
 @dataclass(frozen=True)
 class Answer:
     """What REST answered."""
@@ -93,10 +106,17 @@ class Tenant:
 
 
 class Stand:
-    """One daemon with its gateway. `settings` are extra variables like HSMD__LIMITS__KEYS_PER_PROJECT."""
+    """One daemon with its gateway. `settings` are extra variables like HSMD__LIMITS__KEYS_PER_PROJECT.
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    All begin as copies of one development HSM, but for one of its `own`: for tests of several that must not
+    share a token's keys, authority and credentials. A token that is in the folder already stays.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, own: bool = False) -> None:
         token = other_token(folder)
+        if not own and not (folder / "token").exists():
+            made_with_token = shutil.ignore_patterns("store", "audit") if token else None
+            shutil.copytree(_template(), folder, ignore=made_with_token, dirs_exist_ok=True)
         with patch.dict(os.environ, token):
             self.dev: Development = prepare(folder, grpc_port=free_port(), rest_port=free_port())
         self.settings = {**token, **(settings or {})}

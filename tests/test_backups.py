@@ -510,7 +510,7 @@ def test_over_a_store_in_use_nothing_is_restored(site: Site) -> None:
 
 def test_on_a_token_with_another_root_key_nothing_is_restored(site: Site, tmp_path: Path) -> None:
     file = answer(site.create())["file"]
-    other = Stand(tmp_path / "other")
+    other = Stand(tmp_path / "other", own=True)
     elsewhere = Site(other, tmp_path / "elsewhere")
     for done in (elsewhere.restore(file), elsewhere.verify(file)):
         assert done.returncode == 4
