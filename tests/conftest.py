@@ -25,7 +25,11 @@ __all__ = [  # fixtures
 @pytest.fixture(scope="session")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """One daemon and gateway for every test that leaves them as they are (keys it may make)."""
-    settings = {"HSMD__LIMITS__KEYS_PER_PROJECT": "100000"}
+    settings = {
+        "HSMD__LIMITS__KEYS_PER_PROJECT": "100000",
+        "HSMD__GRPC__WORKERS": "2",  # what one of them changed counts for the other
+        "HSMD__GATEWAY__WORKERS": "2",
+    }
     one = Stand(tmp_path_factory.mktemp("stand"), settings)
     one.add_clusters(*CLUSTERS)
     one.add_peer(NOWHERE)

@@ -38,7 +38,12 @@ from tests.softhsm import OPENCRYPTOKI, another_token, make_token
 _HSMD = Path(sys.executable).with_name("hsmd")
 CLUSTERS = ("vault-1", "vault-2", "vault-3")  # of the stand that all tests share
 NOWHERE = "nowhere-1"  # its peer region
-_BRISK = {"HSMD__JOBS__ROUND_SECONDS": "0.5", "HSMD__JOBS__LEASE_SECONDS": "10"}  # tests wait for jobs
+_BRISK = {
+    "HSMD__JOBS__ROUND_SECONDS": "0.5",  # tests wait for jobs
+    "HSMD__JOBS__LEASE_SECONDS": "10",
+    "HSMD__GRPC__WORKERS": "1",  # tests that are about several say so
+    "HSMD__GATEWAY__WORKERS": "1",
+}
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
