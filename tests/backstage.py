@@ -1,26 +1,25 @@
-"""What only an operator could do, for tests: run as a process of its own, since a PKCS#11 module loads once.
+"""What only an operator could do, for tests: in a process of its own, since a PKCS#11 module loads once.
 
-python -m tests.backstage CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
-python -m tests.backstage CONFIG group DOMAIN_ID PROJECT_ID ROLE  a group that has the role there; its id
-python -m tests.backstage CONFIG user USER_ID JSON                these fields of the user's row change
-python -m tests.backstage CONFIG setting DOMAIN_ID NAME JSON      the domain's setting
-python -m tests.backstage CONFIG due KEY_ID...                    the scheduled deletions are due now
-python -m tests.backstage CONFIG alter KEY_ID JSON                these fields of the key's row change
-python -m tests.backstage CONFIG away USER_ID DAYS                the user's last login was so many days ago
-python -m tests.backstage CONFIG rotations DAYS                   the due rotations as of so many days ahead
-python -m tests.backstage CONFIG expired-token KEY_ID             an import token past its time, in hex
-python -m tests.backstage CONFIG security-token USER_ID           a temporary key past its time: three words
-python -m tests.backstage CONFIG expirations DAYS                 the same for expired material
-python -m tests.backstage CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
-python -m tests.backstage CONFIG cut CLUSTER record|object        its due deletions, stopped before that
-python -m tests.backstage CONFIG versions KEY_ID COUNT            the key gets so many versions more
-python -m tests.backstage CONFIG operators COUNT JSON...          these UKeys are operators, so many are due
-python -m tests.backstage CONFIG revoked UKEY_ID                  the UKey is revoked
+CONFIG role USER_ID PROJECT_ID ROLE     the user gets the role there
+CONFIG group DOMAIN_ID PROJECT_ID ROLE  a group that has the role there; its id
+CONFIG user USER_ID JSON                these fields of the user's row change
+CONFIG setting DOMAIN_ID NAME JSON      the domain's setting
+CONFIG due KEY_ID...                    the scheduled deletions are due now
+CONFIG alter KEY_ID JSON                these fields of the key's row change
+CONFIG away USER_ID DAYS                the user's last login was so many days ago
+CONFIG rotations DAYS                   the due rotations as of so many days ahead
+CONFIG expired-token KEY_ID             an import token past its time, in hex
+CONFIG security-token USER_ID           a temporary key past its time: three words
+CONFIG expirations DAYS                 the same for expired material
+CONFIG abandoned DAYS CLUSTER           the same for keys begun in that keystore
+CONFIG cut CLUSTER record|object        its due deletions, stopped before that
+CONFIG versions KEY_ID COUNT            the key gets so many versions more
+CONFIG operators COUNT JSON...          these UKeys are operators, so many are due
+CONFIG revoked UKEY_ID                  the UKey is revoked
 """
 
 import json
 import os
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -42,17 +41,13 @@ from hsmd.store import settings as domain_settings
 from hsmd.store.core import Tx
 from hsmd.store.identity import RoleAssignment
 from hsmd.store.ukeys import UKey
+from tests.forked import output_of
 from tests.stand import Stand, eventually
 
 
 def backstage(stand: Stand, *words: str) -> str:
     """Do it to the stand's store; what that printed."""
-    argv = [sys.executable, "-m", "tests.backstage", str(stand.dev.config), *words]
-    environment = {**os.environ, **stand.settings}
-    done = subprocess.run(
-        argv, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
-    )
-    return done.stdout.strip()
+    return output_of(main, str(stand.dev.config), *words, settings=stand.settings).strip()
 
 
 def _role(tx: Tx, user_id: str, project_id: str, role: str) -> None:
@@ -227,7 +222,7 @@ _ACTIONS: dict[str, Callable[..., None]] = {
 }
 
 
-def _main(path: str, action: str, *words: str) -> None:
+def main(path: str, action: str, *words: str) -> None:
     settings = config.load(Path(path), os.environ)
     pin = wiring.read_pins(settings)
     core = wiring.open_core(settings, pin)
@@ -252,7 +247,3 @@ def _main(path: str, action: str, *words: str) -> None:
     finally:
         core.store.close()
         core.token.close()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from hsmd.cli.children import Child
 from hsmd.client import Client
 from hsmd.daemon.certificates import Authority
 from hsmd.daemon.development import TOKEN_LABEL, Development, prepare
+from tests.forked import hsmd, output_of
 from tests.softhsm import OPENCRYPTOKI, another_token, make_token
 
 _HSMD = Path(sys.executable).with_name("hsmd")
@@ -290,11 +290,10 @@ class Stand:
 
     def add_tenant(self, user: str, roles: tuple[str, ...] = ("KMS Administrator",)) -> Tenant:
         """A user in a domain and a project of its own, made as an operator would: by `hsmd init`."""
-        argv = [str(_HSMD), "init", "--config", str(self.dev.config), "--domain", f"domain-{user}"]
-        argv += ["--user", user, "--certificate", f"CN:{user}", *(f"--role={role}" for role in roles)]
-        done = subprocess.run(argv, capture_output=True, check=True, env={**os.environ, **self.settings})
+        words = ["init", "--config", str(self.dev.config), "--domain", f"domain-{user}"]
+        words += ["--user", user, "--certificate", f"CN:{user}", *(f"--role={role}" for role in roles)]
+        made = json.loads(output_of(hsmd, *words, settings=self.settings))
         pair = Authority(self.dev.ca.parent, "hsmd development CA").client(user, user)
-        made = json.loads(done.stdout)
         return Tenant(**made, user=user, certificate=pair.certificate, key=pair.key)
 
     def audit(self) -> list[dict[str, Any]]:
