@@ -83,6 +83,10 @@ def rest(stand: Stand) -> Operation:
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """A stand with three keys a project and tokens that expire as they are issued."""
-    settings = {"HSMD__LIMITS__KEYS_PER_PROJECT": "3", "HSMD__LIMITS__TOKEN_HOURS": "0"}
+    settings = {
+        "HSMD__LIMITS__KEYS_PER_PROJECT": "3",
+        "HSMD__LIMITS__TOKEN_HOURS": "0",
+        "HSMD__JOBS__ROUND_SECONDS": "60",  # its jobs would keep the disk busy to the end
+    }
     with standing(tmp_path_factory.mktemp("strict"), settings) as one:
         yield one

@@ -1,11 +1,7 @@
-"""Public keys of others' put in place of keys' own, for `verify` to be asked about signatures made elsewhere.
-
-python -m tests.planted CONFIG    reads {key id: DER in hex} as JSON; a process of its own, as of backstage.py
-"""
+"""Public keys of others' put in place of keys' own: `verify` is asked about signatures made elsewhere."""
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,18 +10,14 @@ from pathlib import Path
 from hsmd import config
 from hsmd.daemon import wiring
 from hsmd.store import imports, keys
+from tests.forked import output_of
 from tests.stand import Stand
 
 
 def plant(stand: Stand, publics: Mapping[str, bytes]) -> None:
     """Put these DER public keys in place of those of the keys with these ids."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.planted", str(stand.dev.config)],
-        input=json.dumps({key_id: der.hex() for key_id, der in publics.items()}).encode(),
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, **stand.settings},
-        check=True,
-    )
+    given = json.dumps({key_id: der.hex() for key_id, der in publics.items()})
+    output_of(_main, str(stand.dev.config), settings=stand.settings, given=given)
 
 
 def _main(path: str) -> None:
@@ -43,7 +35,3 @@ def _main(path: str) -> None:
     finally:
         core.store.close()
         core.token.close()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

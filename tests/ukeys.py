@@ -6,8 +6,10 @@
     crew.enrol(2, 2, alice, bob, ...)             # as the ceremony would; the stand has a store then
     stand.start(); crew.hsmctl(alice, "ukey", "list"); crew.client(bob).ukeys.ListUkeys(...)
 
-python -m tests.ukeys CONFIG enrol ADMINISTRATORS OPERATORS JSON...   these UKeys, and this quorum
-python -m tests.ukeys CONFIG revoke UKEY_ID                           the UKey is revoked
+Behind the stand's back, in a process of its own:
+
+CONFIG enrol ADMINISTRATORS OPERATORS JSON...   these UKeys, and this quorum
+CONFIG revoke UKEY_ID                           the UKey is revoked
 """
 
 import json
@@ -33,11 +35,12 @@ from hsmd.domain.core import Call, Core
 from hsmd.hsm import ukey_token
 from hsmd.store import Tx
 from hsmd.ukey import Candidate
+from tests import forked
+from tests.forked import output_of
 from tests.stand import Stand, free_port
 
 __all__ = ["Crew", "Holder", "SoftUkey", "opened"]
 
-_HSMCTL = Path(sys.executable).with_name("hsmctl")
 _SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")  # UKeys are its tokens whatever the daemon's is
 _PIN = "135790"
 
@@ -163,13 +166,7 @@ class Crew:
 
     def backstage(self, *words: str) -> str:
         """See the module's docstring."""
-        argv = [sys.executable, "-m", "tests.ukeys", str(self.stand.dev.config), *words]
-        environment = {**os.environ, **self.stand.settings}
-        done = subprocess.run(
-            argv, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return output_of(main, str(self.stand.dev.config), *words, settings=self.stand.settings).strip()
 
     # What they do
 
@@ -177,16 +174,8 @@ class Crew:
         self, holder: Holder, *words: str, given: str | None = None, more: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """hsmctl on the holder's machine, with the UKey; however it ends. Standard input is `given`."""
-        return subprocess.run(
-            [str(_HSMCTL), *words],
-            env={**os.environ, **self.environment(holder), **(more or {})},
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {**os.environ, **self.environment(holder), **(more or {})}
+        return forked.run(forked.hsmctl, *words, environment=environment, given=given or "")
 
     def hsmctl(self, holder: Holder, *words: str, **how: Any) -> str:
         """The same, which has to go well; what it printed."""
@@ -253,7 +242,7 @@ def _revoke(core: Core, tx: Tx, ukey_id: str) -> None:
 _ACTIONS: dict[str, Callable[..., None]] = {"enrol": _enrol, "revoke": _revoke}
 
 
-def _main(path: str, action: str, *words: str) -> None:
+def main(path: str, action: str, *words: str) -> None:
     settings = config.load(Path(path), os.environ)
     core = wiring.open_core(settings, wiring.read_pins(settings))
     core.token.connect()
@@ -263,7 +252,3 @@ def _main(path: str, action: str, *words: str) -> None:
     finally:
         core.store.close()
         core.token.close()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
