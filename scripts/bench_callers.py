@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 
 from hsmd import config
+from hsmd.algorithms import ACCESS_KEY
 from hsmd.api import crypto, evidence
 from hsmd.api.methods import methods_of
 from hsmd.api.pipeline import Handle, Pipeline
@@ -113,11 +114,12 @@ def caller(path: str, kind: str, key_id: str, conditions: str) -> list[Callable[
 
 
 def mac(path: str) -> list[Callable[[], object]]:
-    """The HSM's HMAC-SHA-256 over what is signed of a request."""
+    """The HSM's HMAC-SHA-256 over what is signed of a request, by a secret access key as it is loaded."""
     settings = config.load(Path(path), {})
     core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
     core.token.connect()
-    key = core.token.find("hsmd-credential")
+    secret = access_keys.new_secret(core)
+    key = core.token.unwrap(ACCESS_KEY, secret.wrapped, core.token.find(secret.root_label))
     text = b"SDK-HMAC-SHA256\n20240102T030405Z\n" + b"0" * 64
     return [lambda: core.token.hmac(key, text)]
 

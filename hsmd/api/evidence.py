@@ -22,7 +22,6 @@ from hsmd.api.methods import Method, canonical_uri
 from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
 from hsmd.domain import certificates, external, identity, signatures, sources, tokens
-from hsmd.domain.attempts import named_when_refused
 from hsmd.domain.core import Call, Channel, Core
 from hsmd.domain.identity import Identity
 from hsmd.domain.signatures import Signature
@@ -187,9 +186,12 @@ class GatewayPeer(Revocable):
             signature=str(self.metadata.get("hsmd-signature", "")),
             security_token=str(self.metadata.get("hsmd-security-token", "")),
         )
-        with named_when_refused(call, signatures.access_key_resource(evidence.access_key)):
+        try:
             _check_route(canonical, method, request)
             return signatures.by_signature(call, evidence)
+        except Error:
+            call.resource = signatures.access_key_resource(access_key)
+            raise
 
 
 def tls(
@@ -201,10 +203,10 @@ def tls(
         properties: Mapping[str, Any] = context.auth_context()  # its stub has single values
         certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
         names = certificate_names(properties, certificate)
-        if regions := frozenset(peers[name] for name in names if name in peers):
-            return RegionPeer(certificate, revoked, _address(context), regions)
+        if peers and (regions := frozenset(peers[name] for name in names if name in peers)):
+            return RegionPeer(certificate, revoked, _address(context.peer()), regions)
         if gateways.isdisjoint(names):
-            return CertificatePeer(certificate, revoked, core, _address(context), names)
+            return CertificatePeer(certificate, revoked, core, _address(context.peer()), names)
         source = sources.spelled(str(metadata.get("hsmd-source", "")))
         return GatewayPeer(certificate, revoked, core, source, metadata)
 
@@ -260,7 +262,7 @@ def admin(core: Core, sessions: Sessions, revoked: RevocationList | None) -> Mee
         certificate = next(iter(properties.get("x509_pem_cert", ())), b"")
         channel = Channel(context.peer(), _digest_of(certificate))
         session = str(metadata.get(SESSION_KEY, ""))
-        return AdminPeer(certificate, revoked, core, _address(context), sessions, session, channel)
+        return AdminPeer(certificate, revoked, core, _address(channel.peer), sessions, session, channel)
 
     return meet
 
@@ -280,16 +282,18 @@ def socket(core: Core, listener: UnixListener) -> Meet:
     return lambda context, metadata: peer
 
 
-def _address(context: grpc.ServicerContext) -> str:
+@lru_cache(maxsize=4096)  # a connection's calls all come from one
+def _address(peer: str) -> str:
     """The peer's address without port and zone, from "ipv4:127.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
-    address = context.peer().partition(":")[2].rpartition(":")[0]
+    address = peer.partition(":")[2].rpartition(":")[0]
     return sources.spelled(unquote(address).strip("[]").partition("%")[0])
 
 
 def _check_route(canonical: bytes, method: Method, request: Message) -> None:
     """The signed verb and path must be this call's: a gateway can't use them for another one."""
-    verb, _, rest = canonical.decode("utf-8", "replace").partition("\n")
-    path = rest.partition("\n")[0]
-    if any(verb == own and path == canonical_uri(template, request) for own, template in method.routes):
-        return
+    verb, _, rest = canonical.partition(b"\n")
+    named = verb.decode("utf-8", "replace"), rest.partition(b"\n")[0].decode("utf-8", "replace")
+    for own, template in method.routes:
+        if named == (own, canonical_uri(template, request)):
+            return
     raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

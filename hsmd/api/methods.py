@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -110,12 +111,30 @@ def canonical_uri(template: str, request: Any) -> str | None:
     could be read in more than one way.
     """
     path, slashed = "/", 0
-    for segment in template.strip("/").split("/"):
-        variable = _VARIABLE.fullmatch(segment)
-        text = str(getattr(request, variable[1])) if variable else segment
-        slashed += "/" in text
-        path += quote(text, safe="/~") + "/" if text else ""
+    for fixed, variable in _segments(template):
+        if variable:
+            text = str(getattr(request, variable))
+            slashed += "/" in text
+            path += f"{_quoted(text)}/" if text else ""
+        else:
+            path += fixed
     return path if slashed <= 1 else None
+
+
+@lru_cache(maxsize=4096)
+def _segments(template: str) -> tuple[tuple[str, str], ...]:
+    """Each as (what the path has of it, ""), or as ("", the field that says it)."""
+    segments = template.strip("/").split("/")
+    return tuple(
+        ("", variable[1]) if (variable := _VARIABLE.fullmatch(segment)) else (f"{_quoted(segment)}/", "")
+        for segment in segments
+        if segment
+    )
+
+
+def _quoted(text: str) -> str:
+    """Percent-encoded; ids, which there are most of, need none of it."""
+    return text if text.isascii() and text.isalnum() else quote(text, safe="/~")
 
 
 def checker(descriptor: Descriptor) -> Check:

@@ -70,7 +70,7 @@ def permit(
     call.action = action
     call.rules = (own, entitlements.of_session(policy).rules(action)) if policy else (own,)
     first, *others = _asked(call, keyed, resource)
-    if first is Answer.DENIED or {Answer.DENIED, Answer.SILENT}.intersection(others):
+    if first is Answer.DENIED or any(each in (Answer.DENIED, Answer.SILENT) for each in others):
         raise refusal(action)
     if first is Answer.SILENT:
         if not deferred:
@@ -301,8 +301,6 @@ def _answer(call: Call, row: Key, tx: Tx | None) -> Answer:
 
 
 def _answers(call: Call, row: Key, tx: Tx | None) -> list[Answer]:
-    if all(each.plain for each in call.rules):
-        return [each.plain or Answer.SILENT for each in call.rules]
     tagged = _tags(call, row, tx) if any(each.tagged for each in call.rules) else ()
     known = facts_of(call).beside(facts.of_key(row, tagged))
     here = urn(call.core.region, row.domain_id, row.id)

@@ -33,20 +33,24 @@ def throttled(call: Call, kind: str, *claim: str, counted: Fault) -> Iterator[No
     guesses at all others. A token or access key that was good lately does not pause with its source: many
     may come by one address, and none of them shall be kept out by another's mistakes.
     """
-    throttle, source = call.core.throttle, network(call.caller.source)
+    throttle, source, now = call.core.throttle, network(call.caller.source), time.monotonic()
     if kind == "password":
-        place = Limit(key("password from", source), _PASSWORDS)
-        claimed = Limit(key("password of", *claim), _PASSWORDS)
+        claimed, known = Limit(key("password of", *claim), _PASSWORDS), False
     else:
-        place = Limit(key("evidence from", source), _EVIDENCE_OF_A_SOURCE)
         claimed = Limit(key(kind, source, *claim), _EVIDENCE_OF_A_CLAIM)
-    now = time.monotonic()
-    known = kind != "password" and throttle.is_good(claimed, now)
-    throttle.admit((claimed,) if known else (place, claimed), now)
+        known = throttle.is_good(claimed, now)
+    throttle.admit((claimed,) if known else (_place(kind, source), claimed), now)
     try:
         yield
     except Error as error:
         if error.fault is counted:
-            throttle.failed((place, claimed), time.monotonic())
+            throttle.failed((_place(kind, source), claimed), time.monotonic())
         raise
     throttle.succeeded(claimed, now)
+
+
+def _place(kind: str, source: str) -> Limit:
+    """The source, for passwords or for all other evidence."""
+    if kind == "password":
+        return Limit(key("password from", source), _PASSWORDS)
+    return Limit(key("evidence from", source), _EVIDENCE_OF_A_SOURCE)

@@ -98,13 +98,15 @@ def opened(core: Core, magic: bytes, text: str) -> Bearer:
     return cast("Bearer", found)  # what loads it never gives None
 
 
-def identity(core: Core, magic: bytes, text: str, bearer: Bearer) -> Identity:
-    """Whom the text that says this makes of its holder, now.
+def identity(core: Core, magic: bytes, bearer: Bearer) -> Identity:
+    """Whom the text that says this, and is ours, makes of its holder, now.
 
     Raises Error(TOKEN_EXPIRED), Error(TOKEN_INVALID) for one that is revoked or whose agency is no more, and
     Error(IDENTITY_REFUSED) when its user is no more, or the certificate that it was made by is revoked.
     """
-    found = core.people.get(_owner(text), "identity", lambda: _identify(core, magic, bearer), _domains)
+    found = core.people.get(
+        f"bearer {bearer.id}", f"by {magic.hex()}", lambda: _identify(core, magic, bearer), _domains
+    )
     known = cast("Identity", found)
     if known.ends <= core.clock():
         raise Error(TOKEN_EXPIRED)

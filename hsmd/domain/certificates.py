@@ -64,8 +64,12 @@ def by_certificate(core: Core, names: Iterable[str], mark: str) -> Identity:
     that is nobody.
     """
     given = tuple(names)[:_MOST_NAMES]
-    found = core.people.get("certificate " + repr(given), "", lambda: _mapped(core, given))
-    mapped = cast("_Mapped", found)  # what loads it never gives None
+    found = core.people.get(f"certificate {given!r}", mark, lambda: _identify(core, given, mark))
+    return cast("Identity", found)  # what loads it never gives None
+
+
+def _identify(core: Core, names: tuple[str, ...], mark: str) -> Identity:
+    mapped = _mapped(core, names)
     user = enabled_user(core, mapped.user_id)
     chain = (f"{_ANCESTOR}{mark}/{mapped.by}",)
     return Identity("certificate", user, mapped.project_id, chain=chain)

@@ -74,7 +74,10 @@ class Condition:
             return all(self._fits(each) != self.negated for each in found)
         if self.quantifier == ANY:
             return any(self._fits(each) != self.negated for each in found)
-        return any(map(self._fits, found)) != self.negated
+        for each in found:
+            if self._fits(each):
+                return not self.negated
+        return self.negated
 
     def _fits(self, value: str) -> bool:
         return any(test(value) for test in self.tests)
@@ -167,6 +170,7 @@ def _number(value: str) -> Decimal:
     return Decimal(value)
 
 
+@lru_cache(maxsize=256)  # the current time is the same for a second
 def _date(value: str) -> datetime:
     try:
         moment = datetime.fromisoformat(value)

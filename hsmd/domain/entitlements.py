@@ -33,8 +33,8 @@ def of(core: Core, caller: Caller) -> Permissions:
         return NOTHING
     kind, subject_id = subject(caller)
     if caller.project_id:
-        return _in_project(core, kind, subject_id, caller.project_id)
-    return _in_domain(core, kind, subject_id, caller.domain_id)
+        return in_project(core, kind, subject_id, caller.project_id)
+    return in_domain(core, kind, subject_id, caller.domain_id)
 
 
 def subject(caller: Caller) -> tuple[str, str]:
@@ -50,22 +50,46 @@ def of_session(policy: str) -> Permissions:
     return Permissions([Held("", _SESSION, policy, _SESSION)])
 
 
-def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> tuple[Held, ...]:
+def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permissions:
     """What the user or agency holds in the project, from the cache; nothing where there is none.
 
     Nor in a project that is suspended.
     """
-    return _in_project(core, kind, subject_id, project_id).held
+
+    def load() -> Permissions | None:
+        with core.store.read() as tx:
+            project = rows.get_project(tx, project_id)
+            if project is None:
+                return None  # and nothing is kept of it: anybody can name projects that are not there
+            if not project.is_enabled:
+                return NOTHING
+            return Permissions(_held(tx, kind, subject_id, project))
+
+    def domains(_found: Permissions) -> set[str]:
+        with core.store.read() as tx:
+            project = rows.get_project(tx, project_id)
+            return {project.domain_id if project else ANY} | _homes(tx, kind, subject_id)
+
+    return core.people.get(subject_id, f"permissions in {project_id}", load, domains) or NOTHING
 
 
-def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> tuple[Held, ...]:
+def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permissions:
     """What the user or agency holds in the domain itself, from the cache."""
-    return _in_domain(core, kind, subject_id, domain_id).held
+
+    def load() -> Permissions:
+        with core.store.read() as tx:
+            return Permissions(_given(tx, kind, subject_id, {(DOMAIN, domain_id)}))
+
+    def domains(_found: Permissions) -> set[str]:
+        with core.store.read() as tx:
+            return {domain_id} | _homes(tx, kind, subject_id)
+
+    return core.people.get(subject_id, f"permissions in domain {domain_id}", load, domains) or NOTHING
 
 
 def rules_in_domain(core: Core, user_id: str, domain_id: str, action: str) -> Rules:
     """What a user's policies in the domain itself say to an action, from the cache."""
-    return _in_domain(core, USER, user_id, domain_id).rules(action)
+    return in_domain(core, USER, user_id, domain_id).rules(action)
 
 
 def domain_name(core: Core, domain_id: str) -> str:
@@ -93,36 +117,6 @@ def project_name(core: Core, project_id: str) -> str:
 def projects_of(tx: Tx, kind: str, subject_id: str, domain_id: str) -> list[Project]:
     """The domain's projects in which the user or agency holds anything, by name."""
     return [each for each in rows.find_projects(tx, domain_id) if _held(tx, kind, subject_id, each)]
-
-
-def _in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permissions:
-    def load() -> Permissions | None:
-        with core.store.read() as tx:
-            project = rows.get_project(tx, project_id)
-            if project is None:
-                return None  # and nothing is kept of it: anybody can name projects that are not there
-            if not project.is_enabled:
-                return NOTHING
-            return Permissions(_held(tx, kind, subject_id, project))
-
-    def domains(_found: Permissions) -> set[str]:
-        with core.store.read() as tx:
-            project = rows.get_project(tx, project_id)
-            return {project.domain_id if project else ANY} | _homes(tx, kind, subject_id)
-
-    return core.people.get(subject_id, f"permissions in {project_id}", load, domains) or NOTHING
-
-
-def _in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permissions:
-    def load() -> Permissions:
-        with core.store.read() as tx:
-            return Permissions(_given(tx, kind, subject_id, {(DOMAIN, domain_id)}))
-
-    def domains(_found: Permissions) -> set[str]:
-        with core.store.read() as tx:
-            return {domain_id} | _homes(tx, kind, subject_id)
-
-    return core.people.get(subject_id, f"permissions in domain {domain_id}", load, domains) or NOTHING
 
 
 def _homes(tx: Tx, kind: str, subject_id: str) -> set[str]:

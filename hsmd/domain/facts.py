@@ -5,25 +5,32 @@ Found out one by one, when a condition asks for it: most policies ask for one or
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
 
 from hsmd.domain import entitlements
 from hsmd.domain.conditions import Told
 from hsmd.domain.core import Call
 from hsmd.store.keys import Key
 
+_NOTHING: Told = MappingProxyType({})
+
 
 class CallFacts:
-    """The facts of a call, and of a key where there is one."""
+    """The facts of a call, and of a key where there is one (`more`), which count first."""
 
-    __slots__ = ("_call", "_known")
+    __slots__ = ("_call", "_known", "_more")
 
-    def __init__(self, call: Call, known: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, call: Call, known: dict[str, tuple[str, ...]], more: Told = _NOTHING) -> None:
         self._call = call
         self._known = known
+        self._more = more
 
     def get(self, name: str, default: tuple[str, ...], /) -> tuple[str, ...]:
         """The values of that name, the default where there is nothing of it."""
-        found = self._known.get(name)
+        found = self._more.get(name)
+        if found is None:
+            found = self._known.get(name)
         if found is None:
             tell = _OF_CALL.get(name)
             if tell is None:
@@ -34,7 +41,7 @@ class CallFacts:
 
     def beside(self, more: Told) -> "CallFacts":
         """These facts and those, which count first."""
-        return CallFacts(self._call, {**self._known, **more})
+        return CallFacts(self._call, self._known, more)
 
 
 def of_call(call: Call) -> CallFacts:
@@ -59,8 +66,13 @@ def principal_type(*, is_agency: bool) -> str:
 
 
 def moment(millis: int) -> str:
-    """A time (ms since 1970 UTC) as conditions have it: ISO 8601."""
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat()
+    """A time (ms since 1970 UTC) as conditions have it: ISO 8601, to the second like theirs."""
+    return _second(millis // 1000)
+
+
+@lru_cache(maxsize=16)  # one at a time
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 _OF_CALL: dict[str, Callable[[Call], str]] = {

@@ -4,12 +4,11 @@ How somebody shows who it is stands beside: `certificates`, `signatures`, `token
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hsmd.caller import Caller, IdentityKind
 from hsmd.domain import entitlements
 from hsmd.domain.core import Call, Core
-from hsmd.domain.entitlements import Held
 from hsmd.errors import (
     IDENTITY_REFUSED,
     PROJECT_DIFFERS,
@@ -89,7 +88,7 @@ def act(
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
     if identity.kind == "ukey":
-        return replace(_caller(identity, "", (), source, request_id), roles=frozenset({identity.ukey_role}))
+        return _caller(identity, "", frozenset({identity.ukey_role}), source, request_id)
     bound = is_bound(identity)
     if in_domain:
         return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
@@ -98,7 +97,7 @@ def act(
     project_id = project_id or identity.bound_project
     if not project_id:
         return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
-    roles = entitlements.in_project(core, *subject(identity), project_id)
+    roles = entitlements.in_project(core, *subject(identity), project_id).names
     if not roles:
         # Said of a project that does not exist, too.
         raise Error(PROJECT_REFUSED, project=project_id if _HEX_ID.fullmatch(project_id) else "of that name")
@@ -117,15 +116,15 @@ def subject(identity: Identity) -> tuple[str, str]:
     return (GROUP, " ".join(identity.groups)) if identity.groups else (USER, identity.user.id)
 
 
-def _in_domain(core: Core, identity: Identity, *, bound: bool) -> tuple[Held, ...]:
+def _in_domain(core: Core, identity: Identity, *, bound: bool) -> frozenset[str]:
     if bound and identity.bound_project:
-        return ()
+        return frozenset()
     domain_id = identity.agency_domain or identity.user.domain_id
-    return entitlements.in_domain(core, *subject(identity), domain_id)
+    return entitlements.in_domain(core, *subject(identity), domain_id).names
 
 
 def _caller(
-    identity: Identity, project_id: str, held: tuple[Held, ...], source: str, request_id: str
+    identity: Identity, project_id: str, roles: frozenset[str], source: str, request_id: str
 ) -> Caller:
     user, agency = identity.user, identity.agency_id
     return Caller(
@@ -134,7 +133,7 @@ def _caller(
         user_name=identity.agency_name if agency else user.name,
         domain_id=identity.agency_domain if agency else user.domain_id,
         project_id=project_id,
-        roles=frozenset(each.name for each in held),
+        roles=roles,
         source=source,
         request_id=request_id,
         assumed_by=user.id if agency else "",

@@ -62,7 +62,7 @@ class _Rule:
 class Rules:
     """What all policies of a caller say to one action."""
 
-    __slots__ = ("_allows", "_denies", "_late_allows", "_late_denies", "plain", "tagged")
+    __slots__ = ("_allows", "_denies", "_early", "_late_allows", "_late_denies", "_named", "plain", "tagged")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
         found = list(rules)
@@ -70,6 +70,8 @@ class Rules:
         self._allows = [each for each in found if each.statement.allows]
         self._late_denies = any(each.statement.late for each in self._denies)
         self._late_allows = any(each.statement.late for each in self._allows)
+        self._early = any(not each.statement.late for each in found)
+        self._named = any(each.statement.resources for each in found)
         self.tagged = any(each.statement.tagged for each in found)
         self.plain = self._plain()
 
@@ -87,6 +89,8 @@ class Rules:
         """The answer before a key is known, `LATER` if that may matter."""
         if self.plain is not None:
             return self.plain
+        if not self._early:
+            return Answer.LATER if self._late_allows else Answer.SILENT
         known = facts()
         if _any_applies(self._denies, known, late=False):
             return Answer.DENIED
@@ -99,11 +103,13 @@ class Rules:
         """The answer for a key: its URN and what is known of it and the call; "" for no key at all."""
         if self.plain is not None:
             return self.plain
-        parts = parts_of(resource)
-        if any(each.applies(facts, parts) for each in self._denies):
-            return Answer.DENIED
-        if any(each.applies(facts, parts) for each in self._allows):
-            return Answer.ALLOWED
+        parts = parts_of(resource) if self._named else ()
+        for denial in self._denies:
+            if denial.applies(facts, parts):
+                return Answer.DENIED
+        for allowance in self._allows:
+            if allowance.applies(facts, parts):
+                return Answer.ALLOWED
         return Answer.SILENT
 
     def may_allow(self, resource: str) -> bool:

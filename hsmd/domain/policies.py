@@ -201,9 +201,9 @@ def _asked_of(call: Call, tx: Tx, question: Question) -> tuple[Permissions, Told
     project = _project(tx, own, question.project)
     kind, who = (rows.USER, question.user_id) if question.user_id else (rows.AGENCY, question.agency_id)
     if project is None or in_domain(question.action):
-        held = entitlements.in_domain(call.core, kind, who, own)
+        permissions = entitlements.in_domain(call.core, kind, who, own)
     else:
-        held = entitlements.in_project(call.core, kind, who, project.id)
+        permissions = entitlements.in_project(call.core, kind, who, project.id)
     known = {
         "g:userid": who,
         "g:username": name,
@@ -215,7 +215,7 @@ def _asked_of(call: Call, tx: Tx, question: Question) -> tuple[Permissions, Told
         "g:currenttime": moment(call.core.clock()),
         "g:mfapresent": "false",
     }
-    return Permissions(held), {key: (value,) for key, value in known.items() if value}
+    return permissions, {key: (value,) for key, value in known.items() if value}
 
 
 def _name_of(tx: Tx, domain_id: str, question: Question) -> str:

@@ -113,7 +113,7 @@ def access_key_resource(access_key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AccessKeyMaterial:
-    """A wrapped secret as the keyring takes it."""
+    """The wrapped secret of a temporary access key as the keyring takes it."""
 
     wrapped: bytes
     root_label: str
@@ -125,11 +125,17 @@ class AccessKeyMaterial:
 
 
 def _owner(call: Call, row: AccessKey) -> Identity:
-    user = enabled_user(call.core, row.user_id)
-    if user.access_mode == "console":
-        raise Error(IDENTITY_REFUSED, reason="the user may use the console only, and no access keys")
+    """Who the access key belongs to, from the cache."""
+
+    def load() -> Identity:
+        user = enabled_user(call.core, row.user_id)
+        if user.access_mode == "console":
+            raise Error(IDENTITY_REFUSED, reason="the user may use the console only, and no access keys")
+        return Identity("access-key", user, chain=(bearers.of_access_key(row.id),))
+
+    found = call.core.people.get(row.id, "owner", load, lambda who: (who.user.domain_id,))
     access_keys.note_use(call, row.id)
-    return Identity("access-key", user, chain=(bearers.of_access_key(row.id),))
+    return cast("Identity", found)  # what loads it never gives None
 
 
 def _refused() -> Error:
@@ -146,14 +152,14 @@ def _temporary(core: Core, evidence: Signature, text: bytes) -> Identity:
             raise
         _hmac(core, _stand_in(core), text)
         raise _refused() from error
-    material = AccessKeyMaterial(bytes.fromhex(bearer.wrapped), bearer.root_label)
+    material = _material(bearer.wrapped, bearer.root_label)
     owner = f"temporary {bearer.id}"
     computed = core.keyring.use(owner, 0, material, lambda handle: core.token.hmac(handle, text), moment)
     right = hmac.compare_digest(computed.hex().encode(), evidence.signature.encode())
     if not right or bearer.access_key != evidence.access_key:
         raise _refused()
     try:
-        return bearers.identity(core, SECURITY_TOKEN, evidence.security_token, bearer)
+        return bearers.identity(core, SECURITY_TOKEN, bearer)
     except Error as error:
         if error.fault is TOKEN_EXPIRED:
             raise Error(IDENTITY_REFUSED, reason="the security token has expired") from error
@@ -162,23 +168,21 @@ def _temporary(core: Core, evidence: Signature, text: bytes) -> Identity:
         raise
 
 
+@lru_cache(maxsize=1024)  # of the same key, many
+def _material(wrapped: str, root_label: str) -> AccessKeyMaterial:
+    return AccessKeyMaterial(bytes.fromhex(wrapped), root_label)
+
+
 def _hmac(core: Core, row: AccessKey, text: bytes) -> bytes:
     moment = core.keyring.moment
-    material = AccessKeyMaterial(row.wrapped, row.root_label)
-    return core.keyring.use(row.id, 0, material, lambda handle: core.token.hmac(handle, text), moment)
+    return core.keyring.use(row.id, 0, row, lambda handle: core.token.hmac(handle, text), moment)
 
 
 def _signing_key(core: Core, access_key: str) -> AccessKey | None:
     """The access key's row. That there is none is known for seconds, or until a change."""
-    absent = (key(access_key), core.keyring.moment)
-    if core.unknown_access_keys.holds(absent, time.monotonic()):
-        return None
-    row = core.people.get(
+    return core.people.get(
         access_key, "access key", lambda: _access_key(core, access_key), lambda row: _domain_of(core, row)
     )
-    if row is None:
-        core.unknown_access_keys.add(absent, time.monotonic())
-    return row
 
 
 def _stand_in(core: Core) -> AccessKey:
@@ -195,8 +199,14 @@ def _make_stand_in(core: Core) -> AccessKey:
 
 
 def _access_key(core: Core, access_key: str) -> AccessKey | None:
+    absent = (key(access_key), core.keyring.moment)
+    if core.unknown_access_keys.holds(absent, time.monotonic()):
+        return None
     with core.store.read() as tx:
-        return rows.get_access_key(tx, access_key)
+        row = rows.get_access_key(tx, access_key)
+    if row is None:
+        core.unknown_access_keys.add(absent, time.monotonic())
+    return row
 
 
 def _domain_of(core: Core, row: AccessKey) -> list[str]:

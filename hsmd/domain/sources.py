@@ -59,6 +59,7 @@ def parsed(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+@lru_cache(maxsize=4096)
 def spelled(text: str) -> str:
     """The address in its one spelling; "unknown" for what is none."""
     address = parsed(text)

@@ -55,8 +55,10 @@ class Throttle:
 
     def admit(self, limits: Iterable[Limit], now: float) -> None:
         """Raises Error(RATE_EXCEEDED) while a pause of any of the keys lasts. Refusals are not counted."""
-        runs = (self._runs.get(limit.key) for limit in limits)
-        left = max((run.until - now for run in runs if run is not None), default=0.0)
+        left = 0.0
+        for limit in limits:
+            if run := self._runs.get(limit.key):
+                left = max(left, run.until - now)
         if left > 0:
             reason = f"too many failed attempts; the next one in {int(left) + 1} s"
             raise Error(RATE_EXCEEDED, reason=reason, retry_after=left)

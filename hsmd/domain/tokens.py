@@ -86,7 +86,7 @@ def by_token(call: Call, text: str) -> Identity:
     ):
         bearer = bearers.opened(call.core, TOKEN, text)
     with named_when_refused(call, f"user/{bearer.user_id}"):
-        return bearers.identity(call.core, TOKEN, text, bearer)
+        return bearers.identity(call.core, TOKEN, bearer)
 
 
 def issue_by_password(
@@ -155,7 +155,7 @@ def show(call: Call, text: str) -> Token:
     """
     bearer = _subject(call, text)
     try:
-        who = bearers.identity(call.core, TOKEN, text, bearer)
+        who = bearers.identity(call.core, TOKEN, bearer)
     except Error as error:
         if error.fault in (TOKEN_INVALID, TOKEN_EXPIRED, IDENTITY_REFUSED):
             raise _not_found() from error
@@ -315,9 +315,9 @@ def _described(call: Call, who: Identity, project: Project | None, bearer: Beare
     kind, subject_id = subject(who)
     home_id = who.agency_domain or who.user.domain_id
     if project is not None:
-        roles = entitlements.in_project(core, kind, subject_id, project.id)
+        roles = entitlements.in_project(core, kind, subject_id, project.id).held
     else:
-        roles = entitlements.in_domain(core, kind, subject_id, home_id)
+        roles = entitlements.in_domain(core, kind, subject_id, home_id).held
     with call.read() as tx:
         domain = rows.get_domain(tx, home_id)
         home = rows.get_domain(tx, who.user.domain_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from hsmd.algorithms import ACCESS_KEY
 from hsmd.store import identity, roots
 from hsmd.store.core import Tx
 from hsmd.store.schema import ACCESS_KEY_USES, ACCESS_KEYS
@@ -27,6 +28,11 @@ class AccessKey:
     enabled: bool
     created: int
     description: str | None = None
+
+    @property
+    def algorithm(self) -> str:
+        """What the secret is, for the keyring."""
+        return ACCESS_KEY.name
 
 
 _ACCESS_KEYS = Sealed(ACCESS_KEYS, AccessKey)
