@@ -7,7 +7,6 @@ taken within its round, and the table shows medians. Load is made on the same co
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -15,12 +14,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from bench_meters import DATA, ECHO, ENCRYPT
+from bench_load import Load, Neighbours, grpc_load
+from bench_meters import DATA, ECHO, ENCRYPT, RANDOM
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -29,17 +29,17 @@ from hsmd.cli.children import Children
 from hsmd.cli.signing import signed_headers
 from hsmd.client import Client
 from hsmd.daemon.development import Development, prepare
-from hsmd.pb.v1 import crypto_pb2
+from hsmd.pb.v1 import crypto_pb2, limits_pb2
 
 _METERS = Path(__file__).with_name("bench_meters.py")
 _WORKERS = 2
-_CONNECTIONS, _STREAMS = 8, 4
 _LOCAL_THREADS = 4
 _HMAC = "token: HMAC-SHA-256 through hsmd's room hsm, one process"
+_WAY = "the pipeline alone, for a method open to anybody"
+_WAY_AND_HMAC = "the same, and the HSM's HMAC"
+_ALONE = "99th percentile of a tenant's encrypt-data 1 KiB at 200 a second"
+_MAY, _TIMES = 50, 20  # calls a second that a project may make, and how many times as many it asks for
 _READY_SECONDS = 60.0
-_H2LOAD_RATE = re.compile(r"finished in [^,]*, ([0-9.]+) req/s")
-_H2LOAD_DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored")
-_H2LOAD_DATA = re.compile(r"\((\d+)\) data")
 
 
 @dataclass(slots=True)
@@ -63,11 +63,14 @@ class Meters:
     """Processes of bench_meters.py that measure at the same time; their rates are added."""
 
     def __init__(self, stack: ExitStack, *commands: list[str]) -> None:
-        """Start them, one after the other: tokens don't like processes that log in together."""
-        self._processes = [stack.enter_context(_meter(command)) for command in commands]
+        """They start when they are asked first, one after the other: tokens mind many that log in at once."""
+        self._stack, self._commands = stack, commands
+        self._processes: list[subprocess.Popen[str]] = []
 
     def __call__(self, seconds: float) -> float:
         """Measure; operations a second."""
+        if not self._processes:
+            self._processes = [self._stack.enter_context(_meter(command)) for command in self._commands]
         for process in self._processes:
             _tell(process, str(seconds))
         return sum(float(_hear(process)) for process in self._processes)
@@ -92,50 +95,6 @@ def _tell(process: subprocess.Popen[str], text: str) -> None:
 
 def _hear(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip() if process.stdout is not None else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """h2load with a fixed request; several targets are loaded at the same time, sharing the connections."""
-
-    targets: list[list[str]]
-    answer_bytes: int  # of data, a good answer: a gRPC error has none, and is no answer
-
-    def __call__(self, seconds: float) -> float:
-        """Measure; requests a second. Raises ClickException unless every answer was a good one."""
-        share = max(1, _CONNECTIONS // len(self.targets))
-        common = ["h2load", f"-D{max(1, round(seconds))}", f"-c{share}", f"-m{_STREAMS}", "-t1"]
-        running = [
-            subprocess.Popen([*common, *target], stdout=subprocess.PIPE, text=True)  # noqa: S603 -- our own
-            for target in self.targets
-        ]
-        return sum(self._rate(process.communicate()[0]) for process in running)
-
-    def _rate(self, text: str) -> float:
-        rate, done, data = (each.search(text) for each in (_H2LOAD_RATE, _H2LOAD_DONE, _H2LOAD_DATA))
-        if rate is None or done is None or data is None:
-            raise click.ClickException(f"h2load said something else:\n{text}")
-        succeeded, failed, errored = map(int, done.groups())
-        if failed or errored or int(data[1]) < succeeded * self.answer_bytes:
-            raise click.ClickException(f"not every answer was a good one:\n{text}")
-        return float(rate[1])
-
-
-def grpc_load(sockets: list[Path], method: str, request: bytes, body: Path, answer_bytes: int) -> Load:
-    """Calls of a gRPC method over Unix sockets; body becomes the file of the framed request."""
-    body.write_bytes(_framed(request))
-    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    return Load(
-        [
-            ["-d", str(body), *headers, f"--base-uri=unix:{path}", f"http://localhost{method}"]
-            for path in sockets
-        ],
-        len(_framed(b"")) + answer_bytes,
-    )
-
-
-def _framed(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def rest_load(development: Development, key: str, folder: Path, seconds: float) -> float:
@@ -170,6 +129,7 @@ class Bench:
             "HSMD__LIMITS__KEYS_PER_PROJECT": "1000000",
             "HSMD__LOG__LEVEL": "WARNING",
         }
+        self._loud = self._add_loud(environment)
         children = stack.enter_context(Children(20.0))
         hsmd = str(Path(sys.executable).with_name("hsmd"))
         unaudited = [sys.executable, str(_METERS), "unaudited"]
@@ -182,6 +142,19 @@ class Bench:
             child.wait_until_ready(_READY_SECONDS)
             if command == "serve":
                 self.idle_bytes = [resident(pid) for pid in _children_of(child.process.pid)]
+
+    def _add_loud(self, settings: dict[str, str]) -> str:
+        """A second tenant with a socket of its own; its project's id."""
+        config = self.development.config
+        argv = [str(Path(sys.executable).with_name("hsmd")), "init", "--config", str(config)]
+        argv += ["--domain", "loud", "--user", "loud"]
+        made = json.loads(subprocess.run(argv, capture_output=True, check=True, env=settings).stdout)  # noqa: S603 -- our own
+        with config.open("a", encoding="utf-8") as file:
+            file.write(
+                f'\n[[grpc.unix]]\npath = "{self._sockets}/loud-{{worker}}.sock"\n'
+                f'user_id = "{made["user_id"]}"\nproject_id = "{made["project_id"]}"\n'
+            )
+        return str(made["project_id"])
 
     def _start_apart(
         self, children: Children, data: Path, command: list[str], settings: dict[str, str], port: int
@@ -280,9 +253,42 @@ class Bench:
                 "≤ 3.00",
                 by_time=True,
             ),
+            *self._neighbours(request, answer),
             Row(_HMAC, meters("mac", path)),
+            Row(_WAY, meters("way", path, key, "no")),
+            Row(_WAY_AND_HMAC, meters("way", path, key, "yes")),
             *self._callers(path, key),
         ]
+
+    def _neighbours(self, request: bytes, answer: int) -> Iterator[Row]:
+        """What a tenant's calls take while another one asks for more than it may."""
+        dev, folder = self.development, self._sockets
+        with Client(dev.grpc, ca=dev.ca, certificate=dev.certificate, key=dev.key) as client:
+            limit = limits_pb2.SetLimitRequest(of_project=self._loud, name="requests", value=_MAY)
+            client.limits.SetLimit(limit)
+        quiet = [folder / f"{number}.sock" for number in range(_WORKERS)]
+        loud = [folder / f"loud-{number}.sock" for number in range(_WORKERS)]
+        refused = crypto_pb2.GenRandomRequest(random_data_length=64).SerializeToString()
+        asked = grpc_load(loud, RANDOM, refused, folder / "refused", None)
+        both = Neighbours(
+            grpc_load(quiet, ENCRYPT, request, folder / "quiet", answer),
+            replace(asked, pace=_MAY * _TIMES),
+            folder,
+        )
+        yield Row(
+            f"calls of a tenant that may make {_MAY} a second, two workers",
+            asked,
+            "encrypt-data 1 KiB, two workers",
+        )
+        yield Row(_ALONE, both.alone)
+        yield Row(
+            f"the same beside one that asks for {_TIMES} times its limit",
+            both.beside,
+            _ALONE,
+            "≤ 1.50",
+            by_time=True,
+        )
+        yield Row("and how often that one asked", both.asked, target=f"≥ {_MAY * _TIMES:,} a second")
 
     def _callers(self, path: str, key: str) -> Iterator[Row]:
         """What it takes to know who calls and what it may; signatures are checked by an HMAC in the HSM."""
@@ -297,9 +303,9 @@ class Bench:
                 yield Row(
                     f"who calls and may it: {kind}, {policy}",
                     Meters(self._stack, ["caller", path, kind, key, conditions]),
-                    _HMAC if signs else "",
-                    "≤ +60 µs" if signs else "≤ 60 µs each",
-                    beyond=signs,
+                    _WAY_AND_HMAC if signs else _WAY,
+                    "≤ +60 µs",
+                    beyond=True,
                 )
 
 
@@ -380,10 +386,11 @@ def document(rows: list[Row], bench: Bench, rounds: int, seconds: float) -> dict
 @click.option(
     "--seconds", type=click.IntRange(1), default=3, show_default=True, help="For each row, a round."
 )
+@click.option("--only", default="", help="Rows with this in their names, and those they are held against.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("bench.json"))
 @click.option("--grpc-port", type=int, default=17443, show_default=True)
 @click.option("--rest-port", type=int, default=18443, show_default=True)
-def main(rounds: int, seconds: int, out: Path, grpc_port: int, rest_port: int) -> None:
+def main(rounds: int, seconds: int, only: str, out: Path, grpc_port: int, rest_port: int) -> None:
     """Measure hsmd against its floors on this machine."""
     if shutil.which("h2load") is None:
         raise click.ClickException("h2load is missing: the Debian package is nghttp2-client")
@@ -396,6 +403,8 @@ def main(rounds: int, seconds: int, out: Path, grpc_port: int, rest_port: int) -
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmd-")))
         bench = Bench(stack, data, sockets, (grpc_port, rest_port))
         rows = bench.rows()
+        wanted = {name for row in rows if only in row.name for name in (row.name, row.against)}
+        rows = [row for row in rows if row.name in wanted]
         for _ in track(range(rounds), "Rounds", console=console):
             for row in rows:
                 row.rates.append(row.measure(seconds))

@@ -8,7 +8,7 @@ import hmac
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from google.protobuf.empty_pb2 import Empty
 from hsmd import config
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.api import crypto, evidence
-from hsmd.api.methods import methods_of
+from hsmd.api.methods import Method, methods_of
 from hsmd.api.pipeline import Handle, Pipeline
 from hsmd.daemon import wiring
 from hsmd.domain import access, access_keys, bearers
 from hsmd.domain.bearers import SECURITY_TOKEN, TOKEN, Bearer
 from hsmd.domain.core import Call, Core
 from hsmd.gateway.signatures import canonical_request
+from hsmd.pb.options.v1 import options_pb2
 from hsmd.pb.v1.crypto_pb2 import EncryptDataRequest
 from hsmd.store import Tx, identity, keys, policies
 from hsmd.store.access_keys import AccessKey, insert_access_key
@@ -81,9 +82,7 @@ def caller(path: str, kind: str, key_id: str, conditions: str) -> list[Callable[
 
     The caller has one policy; with `conditions` "yes" it asks for address, time and the key's spec.
     """
-    settings = config.load(Path(path), {})
-    core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
-    core.token.connect()
+    core = _opened(path)
     now = wiring.now_millis()
     core.clock = lambda: now  # a signature would be too old before long
     with core.store.write() as tx:
@@ -106,7 +105,7 @@ def caller(path: str, kind: str, key_id: str, conditions: str) -> list[Callable[
     }
     name = user if kind == "certificate" else _GATEWAY
     metadata = {"hsmd-source": _SOURCE, "hsmd-project-id": key.project_id, **shown[kind]()}
-    context: Any = _Context(name, settings.grpc.certificate.read_bytes(), metadata)
+    context: Any = _Context(name, config.load(Path(path), {}).grpc.certificate.read_bytes(), metadata)
     request = EncryptDataRequest(project_id=key.project_id, key_id=key_id, plain_text=b"x" * 32)
     raw = request.SerializeToString()
     handle = _handle(core)
@@ -114,26 +113,55 @@ def caller(path: str, kind: str, key_id: str, conditions: str) -> list[Callable[
 
 
 def mac(path: str) -> list[Callable[[], object]]:
-    """The HSM's HMAC-SHA-256 over what is signed of a request, by a secret access key as it is loaded."""
-    settings = config.load(Path(path), {})
-    core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
-    core.token.connect()
+    """The HSM's HMAC-SHA-256 over what is signed of a request, by a secret access key."""
+    return [_hmac(_opened(path))]
+
+
+def way(path: str, key_id: str, signs: str) -> list[Callable[[], object]]:
+    """The pipeline where nobody is asked who it is; with `signs` "yes" the HSM's HMAC besides."""
+    core = _opened(path)
+    compute = _hmac(core) if signs == "yes" else Empty
+
+    def serve(_call: Call, _request: EncryptDataRequest) -> Empty:
+        compute()
+        return Empty()
+
+    certificate = config.load(Path(path), {}).grpc.certificate.read_bytes()
+    context: Any = _Context(_GATEWAY, certificate, {"hsmd-source": _SOURCE})
+    raw = EncryptDataRequest(key_id=key_id, plain_text=b"x" * 32).SerializeToString()
+    handle = _pipeline(core).handler(replace(_method(), access=options_pb2.OPEN, action="", grant=""), serve)
+    return [lambda: handle(raw, context)]
+
+
+def _hmac(core: Core) -> Callable[[], object]:
     secret = access_keys.new_secret(core)
     key = core.token.unwrap(ACCESS_KEY, secret.wrapped, core.token.find(secret.root_label))
     text = b"SDK-HMAC-SHA256\n20240102T030405Z\n" + b"0" * 64
-    return [lambda: core.token.hmac(key, text)]
+    return lambda: core.token.hmac(key, text)
+
+
+def _opened(path: str) -> Core:
+    settings = config.load(Path(path), {})
+    core = wiring.open_core(settings, wiring.read_pin(settings.hsm))
+    core.token.connect()
+    return core
+
+
+def _method() -> Method:
+    return next(each for found, each in methods_of(crypto.SERVICE) if found.name == "EncryptData")
+
+
+def _pipeline(core: Core) -> Pipeline:
+    meet = evidence.tls(core, frozenset([f"CN:{_GATEWAY}"]), {}, None)
+    return Pipeline(core, _NoLog(), meet, process="bench", deadline=30.0)
 
 
 def _handle(core: Core) -> Handle:
-    meet = evidence.tls(core, frozenset([f"CN:{_GATEWAY}"]), {}, None)
-    pipeline = Pipeline(core, _NoLog(), meet, process="bench", deadline=30.0)
-    method = next(each for found, each in methods_of(crypto.SERVICE) if found.name == "EncryptData")
-
     def serve(call: Call, request: EncryptDataRequest) -> Empty:
         access.usable(access.key(call, request.key_id))
         return Empty()
 
-    return pipeline.handler(method, serve)
+    return _pipeline(core).handler(_method(), serve)
 
 
 def _user(tx: Tx, key: Key, now: int, *, conditions: bool) -> str:

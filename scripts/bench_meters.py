@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 import pkcs11
-from bench_callers import caller, mac
+from bench_callers import caller, mac, way
 
 from hsmd import config
 from hsmd.algorithms import AES_256
@@ -31,6 +31,7 @@ from hsmd.hsm import Token
 DATA = secrets.token_bytes(1024)
 ECHO = "/bench.Echo/Call"
 ENCRYPT = "/hsmd.v1.Crypto/EncryptData"
+RANDOM = "/hsmd.v1.Crypto/GenRandom"
 _IV = bytes(12)
 _ECHO_THREADS = 8  # as the daemon's
 Operation = Callable[[], object]
@@ -144,7 +145,7 @@ def main() -> None:
     if name in ("echo", "unaudited"):
         {"echo": echo, "unaudited": unaudited}[name](*arguments)
         return
-    known = (raw_token, token, mac, make_and_commit, encrypt_data, caller, create_key)
+    known = (raw_token, token, mac, make_and_commit, encrypt_data, caller, way, create_key)
     meters = {each.__name__: each for each in known}
     operations: list[Operation] = meters[name](*arguments)
     for operation in operations:
