@@ -138,11 +138,11 @@ def _known(core: Core, number: str) -> dict[str, Any]:
         found = NOT_THERE
     return {
         "user": found,
-        "held": entitlements.in_project(core, policies.USER, user, f"p{number}"),
+        "held": entitlements.in_project(core, policies.USER, user, f"p{number}").held,
         "setting": core.people.get(
             f"d{number}", "s", lambda: _setting(core, number), lambda _: [f"d{number}"]
         ),
-        "agency": entitlements.in_project(core, policies.AGENCY, "a1", "p1") if number == "1" else (),
+        "agency": entitlements.in_project(core, policies.AGENCY, "a1", "p1").held if number == "1" else (),
     }
 
 
