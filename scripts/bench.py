@@ -37,7 +37,7 @@ _LOCAL_THREADS = 4
 _HMAC = "token: HMAC-SHA-256 through hsmd's room hsm, one process"
 _WAY = "the pipeline alone, for a method open to anybody"
 _WAY_AND_HMAC = "the same, and the HSM's HMAC"
-_ALONE = "99th percentile of a tenant's encrypt-data 1 KiB at 200 a second"
+_ALONE = "a tenant's encrypt-data 1 KiB at 200 a second, 99th percentile"
 _MAY, _TIMES = 50, 20  # calls a second that a project may make, and how many times as many it asks for
 _READY_SECONDS = 60.0
 
@@ -276,19 +276,19 @@ class Bench:
             folder,
         )
         yield Row(
-            f"calls of a tenant that may make {_MAY} a second, two workers",
+            f"a tenant that may make {_MAY} calls a second: refusals, two workers",
             asked,
             "encrypt-data 1 KiB, two workers",
         )
         yield Row(_ALONE, both.alone)
         yield Row(
-            f"the same beside one that asks for {_TIMES} times its limit",
+            f"the same beside a tenant that asks for {_TIMES} times its {_MAY}",
             both.beside,
             _ALONE,
             "≤ 1.50",
             by_time=True,
         )
-        yield Row("and how often that one asked", both.asked, target=f"≥ {_MAY * _TIMES:,} a second")
+        yield Row("how often that tenant asked meanwhile", both.asked, target=f"≥ {_MAY * _TIMES:,} a second")
 
     def _callers(self, path: str, key: str) -> Iterator[Row]:
         """What it takes to know who calls and what it may; signatures are checked by an HMAC in the HSM."""
@@ -320,7 +320,7 @@ def resident(pid: int) -> int:
 
 def ratio(row: Row, rows: dict[str, Row]) -> float | None:
     """The median of the ratios (or differences), each taken within a round."""
-    if not row.against:
+    if row.against not in rows:  # none is meant, or it was not asked for
         return None
     pairs = list(zip(row.rates, rows[row.against].rates, strict=True))
     if row.beyond:
