@@ -408,10 +408,10 @@ def main(rounds: int, seconds: int, only: str, out: Path, grpc_port: int, rest_p
         for _ in track(range(rounds), "Rounds", console=console):
             for row in rows:
                 row.rates.append(row.measure(seconds))
+    out.write_text(json.dumps(document(rows, bench, rounds, seconds), indent=2) + "\n", encoding="utf-8")
     console.print(table(rows))
     megabytes = ", ".join(f"{each / 1e6:.0f} MB" for each in bench.idle_bytes)
     console.print(f"Resident when idle, each worker and the warden: {megabytes}")
-    out.write_text(json.dumps(document(rows, bench, rounds, seconds), indent=2) + "\n", encoding="utf-8")
     console.print(f"Written to {out}")
 
 
