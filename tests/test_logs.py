@@ -47,7 +47,8 @@ def test_no_text_makes_a_line_of_its_own(written: StringIO) -> None:
 
 
 def test_what_utf_8_can_not_hold_is_spelled_out() -> None:
-    assert logs.clean("user \ud800") == "user \\ud800"  # not logged here: a report of pytest-xdist can't hold it
+    # Not logged here: a report of pytest-xdist can't hold it.
+    assert logs.clean("user \ud800") == "user \\ud800"
 
 
 def test_lines_of_a_call_name_it(written: StringIO) -> None:

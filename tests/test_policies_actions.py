@@ -267,20 +267,24 @@ ACTIONS: dict[str, Callable[[kms.KmsClient, Things], object]] = {
     "kms:alias:list": lambda sdk, on: sdk.list_aliases(kms.ListAliasesRequest(key_id=on.key)),
     "kms:cmk:createDataKeyPair": lambda sdk, on: sdk.create_ec_datakey_pair(
         kms.CreateEcDatakeyPairRequest(
-            body=kms.CreateEcDatakeyPairRequestBody(key_id=on.key, key_spec="EC_P256", with_plain_text=False)
+            body=kms.CreateEcDatakeyPairRequestBody(
+                key_id=on.key, key_spec="ECC_NIST_P256", with_plain_text="false"
+            )
         )
     ),
     "kms:cmk:createDatakeyCapsule": lambda sdk, on: sdk.create_datakey_capsule(
         kms.CreateDatakeyCapsuleRequest(
-            body=kms.CreateDatakeyCapsuleRequestBody(key_id=on.key, public_key="x", policy_id=_NONE)
+            body=kms.CreateDatakeyCapsuleRequestBody(
+                key_id=on.key, public_key="eA==", datakey_length="256", policy_id=_NONE
+            )
         )
     ),
     "kms:cmk:decryptDatakeyCapsule": lambda sdk, on: sdk.decrypt_datakey_capsule(
         kms.DecryptDatakeyCapsuleRequest(
             body=kms.DecryptDatakeyCapsuleRequestBody(
                 key_id=on.key,
-                public_key="x",
-                datakey_capsule="x",
+                public_key="eA==",
+                datakey_capsule="eA==",
                 attestation_document=kms.DecryptDatakeyCapsuleRequestBodyAttestationDocument(),
             )
         )
@@ -288,14 +292,17 @@ ACTIONS: dict[str, Callable[[kms.KmsClient, Things], object]] = {
     "kms:cmk:deriveSharedSecret": lambda sdk, on: sdk.derive_shared_secret(
         kms.DeriveSharedSecretRequest(
             body=kms.DeriveSharedSecretRequestBody(
-                key_id=on.key, key_agreement_algorithm="ECDH", public_key="x"
+                key_id=on.key, key_agreement_algorithm="ECDH", public_key="eA=="
             )
         )
     ),
     "kms:cmk:listSupportRegions": lambda sdk, _: sdk.list_support_regions(kms.ListSupportRegionsRequest()),
     "kms:cmk:replicate": lambda sdk, on: sdk.replicate_key(
         kms.ReplicateKeyRequest(
-            key_id=on.key, body=kms.ReplicateKeyRequestBody(key_id=on.key, replica_region="elsewhere-1")
+            key_id=on.key,
+            body=kms.ReplicateKeyRequestBody(
+                key_id=on.key, replica_region="elsewhere-1", key_alias="none", replica_project_id=_NONE
+            ),
         )
     ),
     "kms:cmk:rotate": lambda sdk, on: sdk.rotate_on_demand(
@@ -310,7 +317,7 @@ ACTIONS: dict[str, Callable[[kms.KmsClient, Things], object]] = {
     "kms:keystore:create": lambda sdk, _: sdk.create_key_store(
         kms.CreateKeyStoreRequest(
             body=kms.CreateKeyStoreRequestBody(
-                keystore_alias="none", hsm_cluster_id=_NONE, hsm_ca_cert="x", keystore_type="x"
+                keystore_alias="none", hsm_cluster_id=_NONE, hsm_ca_cert="eA==", keystore_type="DHSM"
             )
         )
     ),
@@ -322,7 +329,7 @@ ACTIONS: dict[str, Callable[[kms.KmsClient, Things], object]] = {
     "kms:accessPoint:create": lambda sdk, _: sdk.create_access_point(
         kms.CreateAccessPointRequest(
             body=kms.CreateAccessPointRequestBody(
-                keyspace_id=_NONE, access_point_name="none", type=0, identity="x"
+                keyspace_id=_NONE, access_point_name="none", type="1", identity="x"
             )
         )
     ),
