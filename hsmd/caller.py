@@ -17,6 +17,7 @@ IdentityKind = Literal[
     "oidc",
     "peer",
     "ukey",
+    "gateway",
     "system",
     "anonymous",
 ]
@@ -45,7 +46,8 @@ class Caller:
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous
     callers, calls outside any project). `roles` holds the names that count in this project or domain.
-    A peer has none of these: `user_name` is its region. Of a UKey `user_id` and `user_name` are its own,
+    A peer has none of these: `user_name` is its region; nor has a gateway that speaks for itself: it is its
+    certificate's name. Of a UKey `user_id` and `user_name` are its own,
     and `roles` holds its role; it has no domain and no project.
 
     Who acts as an agency is that agency: `user_id` and `user_name` are the agency's, `domain_id` is the

@@ -6,6 +6,7 @@ refused with their path. Secrets never stand here, only the files that hold them
 """
 
 import dataclasses
+import hashlib
 import ipaddress
 import os
 import re
@@ -381,6 +382,11 @@ def table(kind: type[Table], tree: Mapping[str, Any], path: str) -> Table:
     """
     built: Table = _build(kind, tree, path)
     return built
+
+
+def digest(settings: Settings) -> str:
+    """SHA-256 in hex of all that counts: nothing of it is secret."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def admin_door(settings: Settings) -> Grpc:

@@ -18,6 +18,7 @@ _ELSE: dict[int, str] = {
     options_pb2.OPEN: "anybody",
     options_pb2.WELCOME: "anybody",
     options_pb2.IDENTIFIED: "everybody who is known",
+    options_pb2.GATEWAY: "gateways, for themselves",
 }
 
 

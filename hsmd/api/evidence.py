@@ -160,9 +160,12 @@ class GatewayPeer(Revocable):
     core: Core
     source: str
     metadata: Metadata
+    name: str
 
     def identify(self, call: Call, method: Method, request: Message) -> Identity:
-        """The user that the forwarded token or signature belongs to, whichever of them it is."""
+        """The user that the forwarded token or signature belongs to, or itself where it alone may call."""
+        if method.for_gateways:
+            return identity.by_gateway(self.name)
         shown = [name for name in _SHOWN if self.metadata.get(name)]
         if len(shown) != 1:
             reason = "one of X-Auth-Token, a signature and a bearer token is due"
@@ -205,10 +208,11 @@ def tls(
         names = certificate_names(properties, certificate)
         if peers and (regions := frozenset(peers[name] for name in names if name in peers)):
             return RegionPeer(certificate, revoked, _address(context.peer()), regions)
-        if gateways.isdisjoint(names):
+        name = next((each for each in names if each in gateways), "")
+        if not name:
             return CertificatePeer(certificate, revoked, core, _address(context.peer()), names)
         source = sources.spelled(str(metadata.get("hsmd-source", "")))
-        return GatewayPeer(certificate, revoked, core, source, metadata)
+        return GatewayPeer(certificate, revoked, core, source, metadata, name)
 
     return meet
 

@@ -61,6 +61,11 @@ class Method:
         return self.access == options_pb2.PEER
 
     @property
+    def for_gateways(self) -> bool:
+        """Whether gateways call it on their own behalf, and nobody else."""
+        return self.access == options_pb2.GATEWAY
+
+    @property
     def for_ukeys(self) -> bool:
         """Whether UKeys call it, of the roles in `ukey_roles` where it names some, and nobody else."""
         return self.access == options_pb2.ADMIN

@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hsmd import metrics, tracing
 from hsmd.api.evidence import Meet, Metadata, Peer, Trace, no_trace
 from hsmd.api.methods import Method
-from hsmd.audit.records import of_call
+from hsmd.audit.records import Refusal, of_call, of_refusal
 from hsmd.caller import Caller, logged_as
 from hsmd.domain import access, identity, limits, sources
 from hsmd.domain.core import Call, Core, in_domain
@@ -150,6 +150,7 @@ class Pipeline:
                 grant=method.grant,
                 begin=lambda event: record.begin(call, event),
                 also=lambda event, resource: record.also(call, event, resource),
+                report=lambda refusal: record.report(call, refusal),
             )
             seconds = self._seconds(context)
             self._running[record] = (started + seconds, call, context)
@@ -242,6 +243,8 @@ class Pipeline:
         )
         if method.for_peers is not (who.kind == "peer"):
             raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
+        if method.for_gateways is not (who.kind == "gateway"):
+            raise Error(ACTION_REFUSED, action=method.action or "of a gateway")
         if method.for_ukeys is not (who.kind == "ukey"):
             raise Error(ACTION_REFUSED, action=method.action or "of a UKey")
         if method.ukey_roles and method.ukey_roles.isdisjoint(call.caller.roles):
@@ -301,6 +304,11 @@ class _Record:
         self._take()
         service = replace(call.caller, kind="system", user_id="", user_name="")
         self._append(service, event, "OK", resource, 1)
+
+    def report(self, call: Call, refusal: Refusal) -> None:
+        """The record of requests that never became calls, as the gateway which calls tells of them."""
+        self._take()
+        self._audit.append(of_refusal(refusal, call.caller.user_name, self._process), timeout=_AUDIT_SECONDS)
 
     def _take(self) -> None:
         if not self._taken:

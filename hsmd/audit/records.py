@@ -1,6 +1,7 @@
 """What a record says: who, from where, what, on which key, with which result, how long it took."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hsmd.caller import Caller
@@ -38,6 +39,39 @@ def of_call(
         "key_version": key_version,
         "process": process,
         "duration_ms": round(seconds * 1000, 3),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Requests that a gateway refused alike; `source` is "" for several, `first` in milliseconds since 1970.
+
+    `request_id` and `request` (verb and path template) are those of the first.
+    """
+
+    request_id: str
+    source: str
+    request: str
+    code: str
+    count: int
+    first: int
+
+
+def of_refusal(refusal: Refusal, gateway: str, process: str) -> dict[str, object]:
+    """The record of what that gateway says that it refused."""
+    since = datetime.fromtimestamp(refusal.first / 1000, UTC).isoformat(timespec="milliseconds")
+    return {
+        **of_call(
+            Caller("anonymous", source=refusal.source, request_id=refusal.request_id),
+            event="refuseRequest",
+            method=f"gateway/{refusal.request}",
+            result=refusal.code,
+            resource="",
+            key_version=0,
+            process=process,
+            seconds=0.0,
+        ),
+        "detail": {"gateway": gateway, "count": refusal.count, "since": since},
     }
 
 

@@ -4,7 +4,6 @@ The jobs have a thread of their own. One that is stuck inside the HSM's module m
 lock, and only the end of the process gives that back: so the main thread stays free to leave.
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ from hsmd.audit import Log
 from hsmd.audit.records import of_call, of_log
 from hsmd.caller import Caller, logged_as
 from hsmd.config import Jobs as Pace
-from hsmd.config import Settings
+from hsmd.config import Settings, digest
 from hsmd.daemon import keystores, logs, restoring, watch, wiring
 from hsmd.daemon.measuring import measure
 from hsmd.daemon.notary import Notary
@@ -132,9 +131,8 @@ def run(
 
 
 def _record_start(audit: Log, settings: Settings) -> None:
-    """The record of the configuration that counts from now on, by its hash: nothing of it is secret."""
-    digest = hashlib.sha256(repr(settings).encode()).hexdigest()
-    detail = {"sha256": digest, "version": __version__}
+    """The record of the configuration that counts from now on, by its hash."""
+    detail = {"sha256": digest(settings), "version": __version__}
     try:
         audit.append(of_log("loadConfiguration", "warden", detail), timeout=_AUDIT_SECONDS)
     except Error as error:  # calls will be refused, too, until it can be written

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from hsmd.audit.records import Refusal
 from hsmd.caller import Caller
 from hsmd.config import Limits
 from hsmd.domain.board import Board
@@ -297,6 +298,10 @@ def _nobody() -> "Identity":
     raise Error(IDENTITY_REFUSED, reason="nothing shows who calls")
 
 
+def _no_report(_refusal: Refusal) -> None:
+    pass
+
+
 def _no_facts() -> Told:
     return {}
 
@@ -324,8 +329,8 @@ class Call:
     `before_commit` runs when all of a change stands and before it is committed: the place where the audit
     record is written, so that a change and its record happen together or not at all. `begin` writes one of
     the first of several changes, by its event, so that it is known whose call it was that never ended. `also`
-    writes the record of something else that the call brings about: its event and its resource. `moment` is
-    when it began, for the keyring.
+    writes the record of something else that the call brings about: its event and its resource; `report` that
+    of requests which a gateway refused. `moment` is when it began, for the keyring.
 
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
@@ -344,6 +349,7 @@ class Call:
     key_version: int = 0
     begin: Callable[[str], None] = _no_beginning
     also: Callable[[str, str], None] = _nothing_else
+    report: Callable[[Refusal], None] = _no_report
     grant: str = ""
     refused: str = ""
     granted: bool = False

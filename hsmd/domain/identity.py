@@ -57,6 +57,12 @@ def by_region(region: str) -> Identity:
     return Identity("peer", nobody)
 
 
+def by_gateway(name: str) -> Identity:
+    """A gateway itself, by its certificate's name: nobody of our users, and without a role anywhere."""
+    nobody = User(id="", domain_id="", name=name, password_hash="", enabled=True)
+    return Identity("gateway", nobody)
+
+
 def by_ukey(ukey_id: str, name: str, role: str) -> Identity:
     """An enrolled UKey: nobody of our users, and without a role in any domain or project."""
     nobody = User(id=ukey_id, domain_id="", name=name, password_hash="", enabled=True)

@@ -14,9 +14,9 @@ from typing import Any
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from hsmd import errors, metrics, tracing
+from hsmd import __version__, errors, metrics, tracing
 from hsmd.caller import logged_as
-from hsmd.config import Settings
+from hsmd.config import Settings, digest
 from hsmd.descriptors import services
 from hsmd.errors import Error
 from hsmd.gateway import failures
@@ -26,6 +26,7 @@ from hsmd.gateway.forwarded import Proxies
 from hsmd.gateway.openapi import document
 from hsmd.gateway.page import pages
 from hsmd.gateway.probes import CHECK, Probes
+from hsmd.gateway.reports import Reports
 from hsmd.gateway.routes import Match
 from hsmd.gateway.signatures import Evidence, Metadata, evidence
 from hsmd.gateway.transcoder import JSON_HEADERS, Answer, Pairs, Route, build, query_pairs
@@ -57,8 +58,10 @@ class App:
         self._tree, routes = build(services() if served is None else served)
         self._pages = pages(document(routes))
         self._channels: Channels | None = None
+        self._reports: Reports | None = None
         self._buffered = 0
         self._proxies = Proxies(settings.gateway)
+        self._configuration = f"hsmd {__version__}, sha256 {digest(settings)}"
         self._probes = Probes(self._health)
         self._troubles = Troubles(_log)
         self._tending: asyncio.Task[None] | None = None
@@ -94,6 +97,8 @@ class App:
         metrics.REQUEST_SECONDS.observe(time.perf_counter() - started, route)
         await send(_start(answer, request_id))
         await send({"type": "http.response.body", "body": answer.body})
+        if answer.own and self._reports is not None:
+            self._reports.refused(request_id, self._source(scope), f"{verb} {template}", answer.code)
         level = logging.DEBUG if probe is not None else logging.INFO  # probes come for ever
         if _log.isEnabledFor(level):
             _log.log(
@@ -110,6 +115,7 @@ class App:
     async def open(self) -> None:
         """Start to connect to the daemon. Raises ConfigError when a certificate can't be read."""
         self._channels = Channels(self._settings, self._message_bytes)
+        self._reports = Reports(self._channels, self._configuration)
         self._tending = asyncio.create_task(self._tend())
 
     def measure(self) -> None:
@@ -121,6 +127,8 @@ class App:
         """Close the connections to the daemon."""
         if self._tending is not None:
             self._tending.cancel()
+        if self._reports is not None:
+            await self._reports.close()
         if self._channels is not None:
             await self._channels.close()
 
@@ -248,7 +256,7 @@ def _refusal(failure: Failure, shape: int | None, request_id: str) -> Answer:
     headers = JSON_HEADERS
     if failure.retry_after:  # in whole seconds, and never too early
         headers = [*headers, (b"retry-after", b"%d" % math.ceil(failure.retry_after))]
-    return Answer(failure.status, body, headers, failure.code)
+    return Answer(failure.status, body, headers, failure.code, failure.own)
 
 
 def _start(answer: Answer, request_id: str) -> dict[str, Any]:

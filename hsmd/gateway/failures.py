@@ -41,6 +41,7 @@ class Failure:
     status: int
     message: str
     retry_after: float = 0.0
+    own: bool = True  # found here; else the daemon said so, and has it on record
 
 
 def from_error(error: Error) -> Failure:
@@ -84,7 +85,7 @@ def _said(error: grpc.aio.AioRpcError) -> Failure | None:
     if info.domain != "hsmd" or info.reason not in BY_CODE:
         return None
     seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-    return Failure(info.reason, BY_CODE[info.reason].http, status.message, seconds)
+    return Failure(info.reason, BY_CODE[info.reason].http, status.message, seconds, own=False)
 
 
 def body(failure: Failure, shape: int | None, request_id: str) -> bytes:

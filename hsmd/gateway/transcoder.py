@@ -40,12 +40,13 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP response; `code` is the error code, for the log."""
+    """An HTTP response; `code` is the error code, `own` tells a refusal that the daemon hasn't seen."""
 
     status: int
     body: bytes
     headers: Pairs
     code: str = ""
+    own: bool = False
 
 
 def query_pairs(query: bytes) -> Pairs:
