@@ -2,12 +2,15 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import grpc
@@ -64,7 +67,11 @@ def without_room(stand: Stand) -> Iterator[None]:
 
 
 class Caller:
-    """Encrypts over and over on a connection of its own, with request ids of its own."""
+    """Encrypts over and over on a connection of its own, with request ids of its own.
+
+    Every other time it asks for random bytes: a record that is shorter than any other here, so that there is
+    no room for those either when there is none for this.
+    """
 
     def __init__(self, stand: Stand, key: str, stop: threading.Event) -> None:
         files = (stand.dev.ca, stand.dev.key, stand.dev.certificate)
@@ -72,17 +79,20 @@ class Caller:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.secure_channel(stand.dev.grpc, credentials, options)
         self._stop = stop
-        self._request = crypto_pb2.EncryptDataRequest(key_id=key, plain_text=b"data")
+        self._encrypt = crypto_pb2.EncryptDataRequest(key_id=key, plain_text=b"data")
+        self._random = crypto_pb2.GenRandomRequest(random_data_length=512)
         self.acknowledged: list[str] = []
         self.refused: list[str] = []
         self.wrong: list[str] = []
 
     def work(self) -> None:
-        encrypt = CryptoStub(self._channel).EncryptData
+        crypto = CryptoStub(self._channel)
+        calls = cycle([(crypto.EncryptData, self._encrypt), (crypto.GenRandom, self._random)])
         while not self._stop.is_set():
             request_id = uuid.uuid4().hex
+            call, request = next(calls)
             try:
-                encrypt(self._request, timeout=30, metadata=(("hsmd-request-id", request_id),))
+                call(request, timeout=30, metadata=(("hsmd-request-id", request_id),))
                 self.acknowledged.append(request_id)
             except grpc.RpcError as error:
                 kept = self.refused if error.code() is grpc.StatusCode.UNAVAILABLE else self.wrong
@@ -95,6 +105,90 @@ class Caller:
 def test_no_answer_without_its_audit_record(
     two: Stand, fault: Callable[[Stand], AbstractContextManager[None]]
 ) -> None:
+    _refuses_and_recovers(two, fault)
+
+
+@pytest.fixture
+def on_a_disk(tmp_path: Path) -> Iterator[Stand]:
+    """A stand whose audit log has a disk of its own; its tests are left out where none can be had."""
+    stand = Stand(tmp_path, _TWO_WORKERS)
+    with disk(tmp_path / "disk.img", stand.dev.data / "audit"):
+        try:
+            stand.start(gateway=False)
+            yield stand
+        finally:
+            stand.stop()
+
+
+@contextmanager
+def disk(image: Path, folder: Path) -> Iterator[None]:
+    """An ext4 file system in a file, with what was in the folder."""
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    aside = folder.with_name("audit-before")
+    try:
+        _run("mkfs.ext4", "-q", "-m", "0", str(image))
+        folder.rename(aside)
+        folder.mkdir()
+        _run("mount", "-o", "loop", str(image), str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk of its own can be had here (root and loop devices are needed): {error}")
+    try:
+        folder.chmod(0o700)
+        for path in aside.iterdir():
+            shutil.copy2(path, folder)
+        yield
+    finally:
+        _run("umount", "--lazy", str(folder))
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True)
+
+
+@contextmanager
+def full_disk(stand: Stand) -> Iterator[None]:
+    """Something else took all of the room that was left."""
+    ballast = stand.dev.data / "audit" / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    assert shutil.disk_usage(ballast).free == 0
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def read_only_disk(stand: Stand) -> Iterator[None]:
+    """What is mounted there now can only be read."""
+    folder = str(stand.dev.data / "audit")
+    _run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder)
+    try:
+        yield
+    finally:
+        _run("umount", "--lazy", folder)
+
+
+@contextmanager
+def stalled_disk(stand: Stand) -> Iterator[None]:
+    """Whoever writes waits, inside the system call."""
+    folder = str(stand.dev.data / "audit")
+    _run("fsfreeze", "--freeze", folder)
+    try:
+        yield
+    finally:
+        _run("fsfreeze", "--unfreeze", folder)
+
+
+@pytest.mark.parametrize("fault", [full_disk, read_only_disk, stalled_disk])
+def test_no_answer_without_its_audit_record_on_a_real_disk(
+    on_a_disk: Stand, fault: Callable[[Stand], AbstractContextManager[None]]
+) -> None:
+    _refuses_and_recovers(on_a_disk, fault)
+
+
+def _refuses_and_recovers(two: Stand, fault: Callable[[Stand], AbstractContextManager[None]]) -> None:
+    """Under load; changes are undone, and the daemon refuses before callers lose patience."""
     stop = threading.Event()
     with two.client() as client:
         key = client.create_key("key")
@@ -107,11 +201,10 @@ def test_no_answer_without_its_audit_record(
         assert all((two.dev.data / "audit" / f"worker-{number}.jsonl").exists() for number in range(2))
         with fault(two):
             _each(callers, "refused")
-            for number in range(4):
-                with pytest.raises(ApiError), two.client(deadline=15) as other:
-                    other.keys.CreateKey(keys_pb2.CreateKeyRequest(key_alias=f"unrecorded-{number}"))
-            with pytest.raises(ApiError), two.client(deadline=15) as other:
-                other.disable(key)
+            with ThreadPoolExecutor(5) as pool:  # one after the other would take long where the disk stalls
+                creating = [pool.submit(_create, two, f"unrecorded-{number}") for number in range(4)]
+                disabling = pool.submit(_disable, two, key)
+            assert {each.result() for each in (*creating, disabling)} == {"KMS.0104"}
         _each(callers, "acknowledged")
         stop.set()
         for thread in threads:
@@ -124,9 +217,23 @@ def test_no_answer_without_its_audit_record(
     recorded = {each["request_id"] for each in two.audit()}
     assert recorded >= {request_id for caller in callers for request_id in caller.acknowledged}
     assert rows(two, "SELECT count(*) FROM keys") == [(2,)]
-    assert "the audit record can't be written" in "".join(callers[0].refused)
-    assert "is written again" in two.log()
+    refusals = "".join(refused for caller in callers for refused in caller.refused)
+    assert "the audit record can't be written" in refusals or "was not written in time" in refusals
+    assert "is written again" in two.log() or "was slow" in two.log()
     _is_whole(two)
+
+
+def _create(stand: Stand, alias: str) -> str:
+    """The code with which it is refused by the daemon itself; "" for what the caller did not wait for."""
+    with pytest.raises(ApiError) as refused, stand.client(deadline=30) as other:
+        other.keys.CreateKey(keys_pb2.CreateKeyRequest(key_alias=alias))
+    return refused.value.code
+
+
+def _disable(stand: Stand, key: str) -> str:
+    with pytest.raises(ApiError) as refused, stand.client(deadline=30) as other:
+        other.disable(key)
+    return refused.value.code
 
 
 def _is_whole(stand: Stand) -> None:
