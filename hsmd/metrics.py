@@ -21,7 +21,7 @@ CALLS = Counter(
     "hsmd_calls_total",
     'Calls answered, by method, DEW code ("OK"), gRPC status and kind of identity. INTERNAL, UNAVAILABLE and'
     " DEADLINE_EXCEEDED are the service's fault, all else the callers'. Method other: there is none of that"
-    " name, or the daemon is sealed.",
+    " name.",
     "method",
     "code",
     "status",

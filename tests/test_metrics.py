@@ -293,7 +293,7 @@ def test_the_seal_shows_and_the_listener_stays_when_it_opens(tmp_path: Path) -> 
         page = eventually(
             lambda: (now := listeners.daemon(context)).sum("hsmd_token_state", state="connected") == 3 and now
         )
-        assert page.sum("hsmd_calls_total", method="other", code="KMS.0104", status="UNAVAILABLE") >= 1
+        assert page.sum("hsmd_calls_total", method="hsmd.v1.Keys/CreateKey", code="KMS.0104") >= 1
         assert page.sum("hsmd_process_starts_total", process="metrics") == 1
         assert page.sum("hsmd_process_starts_total", process="worker-1") == 2
         assert 0 < page.sum("hsmd_certificate_expiry_days", certificate="metrics") < 400

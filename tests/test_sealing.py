@@ -63,9 +63,14 @@ def test_sealed_start_unseal_by_two_of_three_restart(tmp_path: Path) -> None:
             client.create_key("books")
         assert (caught.value.code, caught.value.status.name) == ("KMS.0104", "UNAVAILABLE")
         assert "sealed" in caught.value.message
+        (refused,) = _records(stand, "createKey")
+        assert (refused["result"], refused["identity"]) == ("KMS.0104", "anonymous")
         answer = stand.rest("GET", "/")
         assert (answer.status, answer.json["error"]["error_code"]) == (503, "KMS.0104")
         assert "sealed" in answer.json["error"]["error_msg"]
+        assert stand.rest("POST", "/v9/none", {}).status == 404
+        eventually(lambda: _records(stand, "refuseRequest"))  # the gateway can tell of it
+        assert {each["identity"] for each in _records(stand, "loadConfiguration")} == {"system", "gateway"}
         with stand.door() as door:
             status = door.status()
             assert (status.sealed, status.threshold, status.pin_source) == (True, 2, "none")
@@ -273,8 +278,9 @@ def test_no_certificate_no_word(shut: SealedStand) -> None:
 
 
 def test_the_public_port_has_no_seal(shut: SealedStand) -> None:
-    with shut.client() as client, refusal("KMS.0104", "sealed"):
+    with shut.client() as client, pytest.raises(ApiError) as caught:
         Door(client._channel).status()
+    assert caught.value.status is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.soak

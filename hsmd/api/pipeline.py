@@ -249,7 +249,8 @@ class Pipeline:
             raise Error(ACTION_REFUSED, action=method.action or "of a UKey")
         if method.ukey_roles and method.ukey_roles.isdisjoint(call.caller.roles):
             raise Error(ACTION_REFUSED, action=f"of a UKey that is {' or '.join(sorted(method.ukey_roles))}")
-        limits.admit_project(call)
+        if not method.for_gateways:  # they are served while sealed, too: nothing of the store counts for them
+            limits.admit_project(call)
 
 
 def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity:
@@ -257,7 +258,7 @@ def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity
     who = peer.identify(call, method, request)
     if method.open and who.kind == "peer":
         raise Error(IDENTITY_REFUSED, reason="a peer region is nobody who could ask for this")
-    for domain in {who.user.domain_id, who.agency_domain or who.user.domain_id}:
+    for domain in {who.user.domain_id, who.agency_domain} - {""}:
         sources.check(call, domain)
     return who
 

@@ -77,7 +77,7 @@ def _serve_sealed(settings: Settings, path: Path) -> int:
         settings,
         line,
         vault,
-        sealed=partial(_sealed, settings, path, line),
+        sealed=partial(_sealed, settings, path, shared, line),
         serving=partial(_serving, settings, pins, shared, line),
         check=partial(_check, settings, pins, line),
         lasting=_metrics(settings, _names(settings), forget, of_gateway=False),
@@ -108,11 +108,14 @@ def _serving(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLi
     return bodies
 
 
-def _sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure) -> dict[str, Body]:
+def _sealed(
+    settings: Settings, path: Path, shared: wiring.Shared, line: SealLine, failure: LastFailure
+) -> dict[str, Body]:
     """The processes of a sealed daemon."""
     total = _workers(settings)
     bodies: dict[str, Body] = {
-        f"worker-{index}": partial(_work_sealed, settings, index, line) for index in range(total)
+        f"worker-{index}": partial(_work_sealed, settings, shared, index, total, line)
+        for index in range(total)
     }
     bodies["warden"] = partial(_ward_sealed, settings, path, line, failure)
     return bodies
@@ -286,13 +289,15 @@ def _ward(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLine 
         return warden.run(settings, pin, shared, ready, seal)
 
 
-def _work_sealed(settings: Settings, index: int, line: SealLine, ready: Ready) -> int:
+def _work_sealed(
+    settings: Settings, shared: wiring.Shared, index: int, total: int, line: SealLine, ready: Ready
+) -> int:
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES
     from hsmd.daemon import sealed  # kept like the worker's
 
     line.leave()
     logs.configure(settings.log, f"worker-{index}")
-    return sealed.work(settings, index, ready)
+    return sealed.SealedWorker(settings, wiring.no_pins(settings), shared, index, total).run(ready)
 
 
 def _ward_sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure, ready: Ready) -> int:

@@ -81,7 +81,7 @@ def run(
     readiness = Readiness(core, audit)
     readiness.begin(stopping)
     keystores.connect(core)
-    _record_start(audit, settings)
+    record_start(audit, settings)
     door = _door(settings, core, audit, pool)
     if door is not None:
         door.open(readiness.failing())
@@ -130,7 +130,7 @@ def run(
     return 0
 
 
-def _record_start(audit: Log, settings: Settings) -> None:
+def record_start(audit: Log, settings: Settings) -> None:
     """The record of the configuration that counts from now on, by its hash."""
     detail = {"sha256": digest(settings), "version": __version__}
     try:

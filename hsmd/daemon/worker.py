@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import grpc
 
@@ -76,15 +77,14 @@ class Worker:
         ready()
         while not self._stopping.wait(_WATCH_SECONDS):
             self._show(self._readiness.failing())
-            self._patience.tend()
+            self._tend()
             self._pool.have_spares(keystores.held(core), "keystores' HSMs are slow")
             waiting = sum(each.holds(_WATCH_SECONDS) for each in core.peers.values())
             self._pool.have_spares(waiting, "peer regions are slow")
-            for each in self._pipelines:
-                each.tend()
             if watch.hopeless(core.token):
                 return EX_FAILED
-        watch.part(self._drain, self._settings.grpc.grace_seconds + watch.PARTING_SECONDS)
+        grace = self._settings.grpc.grace_seconds
+        watch.part(partial(self._drain, grace), grace + watch.PARTING_SECONDS)
         return 0
 
     def _show(self, failing: frozenset[str]) -> None:
@@ -92,6 +92,12 @@ class Worker:
         show(self._core, failing)
         self._levels.tend()
         measure(self._core, self._audit)
+
+    def _tend(self) -> None:
+        """End what takes too long, and say how much is under way."""
+        self._patience.tend()
+        for each in self._pipelines:
+            each.tend()
         metrics.CALLS_RUNNING.set(sum(each.running for each in self._pipelines))
         metrics.CALLS_QUEUED.set(self._pool.queued)
 
@@ -140,9 +146,9 @@ class Worker:
         self._pipelines.append(pipeline)
         return one
 
-    def _drain(self) -> None:
+    def _drain(self, grace: float) -> None:
         self._health.tell(PARTS)
-        for done in [each.stop(self._settings.grpc.grace_seconds) for each in self._servers]:
+        for done in [each.stop(grace) for each in self._servers]:
             done.wait()
         for each in self._pipelines:  # gRPC has ended what was left; its record is still due
             each.end_running()

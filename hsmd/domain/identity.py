@@ -95,6 +95,8 @@ def act(
     """
     if identity.kind == "ukey":
         return _caller(identity, "", frozenset({identity.ukey_role}), source, request_id)
+    if identity.kind == "gateway":
+        return _caller(identity, "", frozenset(), source, request_id)
     bound = is_bound(identity)
     if in_domain:
         return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
