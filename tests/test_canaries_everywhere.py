@@ -34,6 +34,7 @@ CALLS = int(os.environ.get("HSMD_SOAK_CALLS", "100000"))
 MARK = b"cAnAry9zQ7bK2xW"  # in every canary, so that one look finds any of them
 _THREADS = 8
 _RIGHT = 0.4  # of the calls are in order, and carry canaries as data
+_RESOURCE = re.compile(rb'"resource":"[^"]*"')
 _ROUTES = build(services())[1]
 _METHODS = [method for service in services() for method in service.methods]
 
@@ -166,7 +167,8 @@ def places(stand: Stand, collector: Collector, metrics: str) -> Iterator[tuple[s
         if path.is_file() and (
             path.suffix == ".log" or "audit" in path.parts[len(stand.dev.data.parts) :][0:1]
         ):
-            yield str(path.relative_to(stand.dev.data)), path.read_bytes()
+            # The id that a call was about stands in its record, whatever was sent as one.
+            yield str(path.relative_to(stand.dev.data)), _RESOURCE.sub(b"", path.read_bytes())
     for number, raw in enumerate(collector.raw):
         yield f"traces {number}", raw
     if metrics:
