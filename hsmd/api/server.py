@@ -48,6 +48,7 @@ from hsmd.api import (
     signing,
     tags,
     temporary_keys,
+    traces,
     ukeys,
     upkeep,
     users,
@@ -94,6 +95,7 @@ _MODULES = (
     certificates,
     limits,
     node,
+    traces,
     service,
 )
 Handlers = dict[str, dict[str, Any]]  # by service, by method

@@ -33,7 +33,8 @@ class Wanted:
     """What a record must be; "" and None for anything.
 
     `key` is a resource's id, a key's in most cases; `principal` a user's id or name, or that of who acts as
-    an agency. `since` (inclusive) and `until` (exclusive) have a time zone.
+    an agency. `since` (inclusive) and `until` (exclusive) have a time zone. `domain_id` wants what was done
+    outside of projects.
     """
 
     key: str = ""
@@ -42,6 +43,8 @@ class Wanted:
     result: str = ""
     request_id: str = ""
     source: str = ""
+    project_id: str = ""
+    domain_id: str = ""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -58,10 +61,13 @@ class Wanted:
                     ("result", self.result),
                     ("request_id", self.request_id),
                     ("source", self.source),
+                    ("project_id", self.project_id),
+                    ("domain_id", self.domain_id),
                 )
             )
-            and _spelled(self.since) <= str(record.get("time", ""))
-            and (self.until is None or str(record.get("time", "")) < _spelled(self.until))
+            and (not self.domain_id or not record.get("project_id"))
+            and spelled(self.since) <= str(record.get("time", ""))
+            and (self.until is None or str(record.get("time", "")) < spelled(self.until))
         )
 
     def texts(self) -> list[bytes]:
@@ -69,7 +75,7 @@ class Wanted:
         values = (self.key, self.principal, self.event, self.result, self.request_id, self.source)
         return [
             json.dumps(each, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace")
-            for each in values
+            for each in (*values, self.project_id, self.domain_id)
             if each
         ]
 
@@ -77,7 +83,7 @@ class Wanted:
 ANYTHING = Wanted()
 
 
-def _spelled(moment: datetime | None) -> str:
+def spelled(moment: datetime | None) -> str:
     """As records have it, so that texts compare like times."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds") if moment else ""
 
@@ -153,7 +159,7 @@ class Search:
 
 def _sources(directory: Path) -> list[list[Lines]]:
     """Chains, and what was set aside from before there were any."""
-    return [*segments.snapshot(directory), *([Lines(each)] for each in segments.aside(directory))]
+    return [*segments.snapshot(directory).values(), *([Lines(each)] for each in segments.aside(directory))]
 
 
 def export(

@@ -116,14 +116,14 @@ class Lines:
     """
 
     def __init__(self, segment: Segment, file: BinaryIO | None = None) -> None:
-        self._segment = segment
-        self._file = file
+        self.segment = segment
+        self.file = file
         self.torn = b""
 
     def __iter__(self) -> Iterator[bytes]:
         """Read on to the end. Raises UnreadableError, OSError."""
         rest = b""
-        with self._open() as file:
+        with self.open() as file:
             while block := _read(file):
                 pieces = (rest + block).split(b"\n")
                 rest = pieces.pop()
@@ -132,11 +132,12 @@ class Lines:
                     raise UnreadableError(f"more than {chain.LONGEST_LINE} bytes without a newline")
         self.torn = rest
 
-    def _open(self) -> BinaryIO:
-        path = self._segment.path
-        if self._file is not None:
-            return self._file
-        if not self._segment.packed:
+    def open(self) -> BinaryIO:
+        """The segment as it was before it was packed. Raises OSError."""
+        path = self.segment.path
+        if self.file is not None:
+            return self.file
+        if not self.segment.packed:
             try:
                 return path.open("rb")
             except FileNotFoundError:
@@ -144,7 +145,7 @@ class Lines:
         return gzip.open(path, "rb")  # type: ignore[return-value]  # it reads alike
 
 
-def snapshot(directory: Path) -> list[list[Lines]]:
+def snapshot(directory: Path) -> dict[str, list[Lines]]:
     """All chains as they stand now; a rotation meanwhile takes nothing away and adds nothing. Raises OSError.
 
     So the files that are being written are opened before the others are looked for.
@@ -154,11 +155,11 @@ def snapshot(directory: Path) -> list[list[Lines]]:
         if known[-1].first == ACTIVE:
             with suppress(FileNotFoundError):
                 writing[name] = known[-1].path.open("rb")
-    found = []
+    found = {}
     for name, known in chains(directory).items():
         file = writing.get(name)
         lines = [Lines(each) for each in known if each.first != ACTIVE and not _is_same(each, file)]
-        found.append([*lines, *([Lines(known[-1], file)] if file else [])])
+        found[name] = [*lines, *([Lines(known[-1], file)] if file else [])]
     return found
 
 

@@ -51,6 +51,7 @@ from hsmd.pb.v1.signing_pb2 import MessageType
 from hsmd.pb.v1.signing_pb2_grpc import SigningStub
 from hsmd.pb.v1.tags_pb2_grpc import TagsStub
 from hsmd.pb.v1.temporary_keys_pb2_grpc import TemporaryKeysStub
+from hsmd.pb.v1.traces_pb2_grpc import TracesStub
 from hsmd.pb.v1.users_pb2_grpc import UsersStub
 
 _FILES = ("HSMD_CA", "HSMD_CERT", "HSMD_KEY")
@@ -69,8 +70,9 @@ class Client:
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
     `deletion`, `imports`, `regions`, `access_points`, `key_policies`, `capsules`, `pins`, `keystores`,
     `identity`, `domains`, `projects`, `users`, `groups`, `access_keys`, `temporary_keys`, `agencies`,
-    `certificates`, `policies`, `assignments`, `domain_settings`, `limits`, `node` and `service` are the
-    generated stubs, for what has no method here. Every call raises ApiError; making a Client SetupError.
+    `certificates`, `policies`, `assignments`, `domain_settings`, `limits`, `node`, `traces`
+    and `service` are the generated stubs, for what has no method here. Every call raises ApiError; making a
+    Client SetupError.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Client:
         self.domain_settings = DomainSettingsStub(calls)
         self.limits = LimitsStub(calls)
         self.node = NodeStub(calls)
+        self.traces = TracesStub(calls)
         self.service = ServiceStub(calls)
 
     @classmethod

@@ -48,6 +48,7 @@ class Worker:
         self._core.board.sit(self._name)
         self._levels = logs.Levels(self._core.board)
         self._core.keystores = keystores.backings(settings, pin)
+        self._core.audit_directory = settings.audit.directory
         self._audit = wiring.open_audit(settings, self._name)
         self._health = Health(server.needs())
         self._readiness = Readiness(self._core, self._audit)

@@ -55,7 +55,7 @@ SECURITY_ADMINISTRATOR = Role(
     "BASE",
     ON_DOMAINS,
     "All permissions on users, groups, projects, agencies, credentials and policies of the domain.",
-    ("iam:*:*",),
+    ("iam:*:*", "cts:trace:list"),
 )
 OPERATOR = Role(
     "hsmd_operator",
@@ -124,12 +124,20 @@ ROLES: tuple[Role, ...] = (
         ("kps:*:list*", "kps:*:get*"),
     ),
     Role(
+        "cts_readonly",
+        "CTS ReadOnlyAccess",
+        "CTS",
+        ANYWHERE,
+        "Look at what happened in the project, or on the domain outside of projects.",
+        ("cts:*:get*", "cts:*:list*"),
+    ),
+    Role(
         "te_admin",
         "Tenant Administrator",
         "BASE",
         ANYWHERE,
         "All permissions on all services except IAM and the daemon's own settings.",
-        ("kms:*:*", "csms:*:*", "kps:*:*"),
+        ("kms:*:*", "csms:*:*", "kps:*:*", "cts:*:*"),
     ),
     Role(
         "readonly",
@@ -137,7 +145,7 @@ ROLES: tuple[Role, ...] = (
         "BASE",
         ANYWHERE,
         "Look at what all services have, except IAM.",
-        ("kms:*:get*", "kms:*:list*", "csms:*:list*", "csms:*:get*", "kps:*:list*", "kps:*:get*"),
+        tuple(f"{each}:*:{verb}*" for each in ("kms", "csms", "kps", "cts") for verb in ("get", "list")),
     ),
     SECURITY_ADMINISTRATOR,
     Role(

@@ -216,7 +216,8 @@ class Core:
     seal: "Unsealing | Keeper | None" = None  # of the warden, where there is a seal file
     backups: "Workshop | None" = None  # of the warden
     pin_source: str = ""
-    audit_directory: Path | None = None  # of the warden, where the log can be exported
+    audit_directory: Path | None = None  # where the log can be read
+    log_readers: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(2))
     sealed: bool = False  # then nothing of the store counts: the key of its seals is in the HSM
     proposals_seen: int = 0  # how often one was made or changed when that was looked at last
     ukeys_seen: int = 0  # how often the registry of UKeys had been changed when it was read last
@@ -283,6 +284,11 @@ class Core:
 def in_domain(action: str) -> bool:
     """Whether the action is one of the caller's domain, wherever else the caller may act."""
     return action.startswith(("iam:", "hsmd:"))
+
+
+def in_either(action: str) -> bool:
+    """Whether the action is one of a project or, where that is named instead, of the caller's domain."""
+    return action.startswith("cts:")
 
 
 def refusal(action: str) -> Error:

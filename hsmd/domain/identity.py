@@ -127,8 +127,12 @@ def subject(identity: Identity) -> tuple[str, str]:
 def _in_domain(core: Core, identity: Identity, *, bound: bool) -> frozenset[str]:
     if bound and identity.bound_project:
         return frozenset()
-    domain_id = identity.agency_domain or identity.user.domain_id
-    return entitlements.in_domain(core, *subject(identity), domain_id).names
+    return entitlements.in_domain(core, *subject(identity), domain_of(identity)).names
+
+
+def domain_of(identity: Identity) -> str:
+    """The domain in which it acts; "" for who has none."""
+    return identity.agency_domain or identity.user.domain_id
 
 
 def _caller(
@@ -139,7 +143,7 @@ def _caller(
         kind=identity.kind,
         user_id=agency or user.id,
         user_name=identity.agency_name if agency else user.name,
-        domain_id=identity.agency_domain if agency else user.domain_id,
+        domain_id=domain_of(identity),
         project_id=project_id,
         roles=roles,
         source=source,
