@@ -23,6 +23,7 @@ Table = TypeVar("Table")
 _ENVIRONMENT_PREFIX = "HSMD__"
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
+_RECEIVER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9_-]{1,36}")
 _WAITING_ADMINISTRATORS = 64
 _CERTIFICATE = re.compile(r"(CN|URI|DNS|EMAIL|SUBJECT):\S(.*\S)?")
@@ -169,6 +170,20 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """A receiver of all audit records: syslog over TLS (RFC 5425), or a webhook over HTTPS."""
+
+    name: str  # of its cursor's file
+    url: str  # syslog+tls://HOST:PORT or https://...
+    ca: Path | None = None  # of its certificate; None: the system's
+    certificate: Path | None = None  # what it knows us by
+    key: Path | None = None
+    token_file: Path | None = None  # bearer token of a webhook; None: systemd credential audit-forward-NAME
+    batch_records: int = _within(500, 1, 10_000)  # sent together, and again if it is not known they came
+    timeout_seconds: float = _within(10.0, 0.1, 300)  # for each answer
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """The record of every call."""
 
@@ -180,6 +195,7 @@ class Audit:
     compress: bool = True  # what is rotated, once a checkpoint counts it
     checkpoint_seconds: float = _within(10.0, 0.1, 3600)  # a signature so long after a record, at the latest
     checkpoint_records: int = _within(1000, 1, 1_000_000)  # or after so many
+    forward: tuple[Forward, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +380,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     if built.audit.on_failure not in ("refuse", "continue"):
         raise ConfigError(f'audit.on_failure: "refuse" or "continue" is due, not {built.audit.on_failure!r}')
     _check_metrics(built.metrics)
+    _check_forwards(built.audit.forward)
     _check_peers(built)
     _check_keystores(built.keystores)
     if built.seal.file is not None and not built.admin.enabled:
@@ -432,6 +449,20 @@ def _check_keystores(keystores: tuple[Keystore, ...]) -> None:
         if wrong := [domain for domain in each.domains if not _ID.fullmatch(domain)]:
             raise ConfigError(f"{path}.domains: 32 hex digits each are due, not {wrong[0]!r}")
         seen.add(each.cluster_id)
+
+
+def _check_forwards(receivers: tuple[Forward, ...]) -> None:
+    names = [each.name for each in receivers]
+    for index, each in enumerate(receivers):
+        path = f"audit.forward[{index}]"
+        if not _RECEIVER.fullmatch(each.name) or names.count(each.name) > 1:
+            raise ConfigError(
+                f"{path}.name: 1 to 64 of letters, digits, - and _ are due, and no other's, not {each.name!r}"
+            )
+        if not each.url.startswith(("syslog+tls://", "https://")):
+            raise ConfigError(f"{path}.url: syslog+tls://HOST:PORT or https://... is due: TLS in any case")
+        if (each.certificate is None) != (each.key is None):
+            raise ConfigError(f"{path}: certificate and key are due together")
 
 
 def _check_names(path: str, names: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.audit import backwards
+from hsmd.audit import blocks
 from hsmd.audit.backwards import Page, newest
 from hsmd.audit.file import Rotation
 from hsmd.audit.search import ANYTHING, Wanted
@@ -26,8 +26,8 @@ _ENOUGH = 1 << 30
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a short log has many of them."""
-    monkeypatch.setattr(backwards, "_BLOCK", 10_000)
-    monkeypatch.setattr(backwards, "_PROBE", 2_000)
+    monkeypatch.setattr(blocks, "BLOCK", 10_000)
+    monkeypatch.setattr(blocks, "PROBE", 2_000)
 
 
 def made(number: int, seconds: float = 1.0, **more: Any) -> dict[str, Any]:

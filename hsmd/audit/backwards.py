@@ -16,14 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from hsmd.audit import chain, segments
+from hsmd.audit import blocks, chain, segments
 from hsmd.audit.search import Found, Search, Wanted, spelled
 from hsmd.audit.segments import ACTIVE, Lines
 
 Fits = Callable[[Found], bool]
 
-_BLOCK = 256 * 1024
-_PROBE = 16 * 1024  # many times a record
 _TIME = re.compile(rb'"time":"([^"]{1,40})"')
 _FRONT = 256  # bytes of a line that hold its time
 # So far records of one chain may be out of the order of time: they are numbered when they are written.
@@ -174,7 +172,7 @@ class _Chain:
 
     def _plain(self, file: BinaryIO) -> Iterator[Found | None]:
         handle = file.fileno()
-        for chunk in _backwards(handle, _offset(handle, self.before)):
+        for chunk in blocks.backwards(handle, blocks.span(handle, self.before)[1]):
             self._bound.left -= len(chunk)
             yield from self._fitting(chunk, reversed)
             if found := chain.beginning(chunk):
@@ -189,7 +187,7 @@ class _Chain:
         while full:
             kept: deque[Found] = deque(maxlen=self._most)
             file.seek(0)
-            for chunk in _forwards(file):
+            for chunk in blocks.forwards(file):
                 self._bound.left -= len(chunk)
                 begins = chain.beginning(chunk)
                 if begins and begins.seq >= self.before:
@@ -228,56 +226,3 @@ def _begins(lines: Lines) -> bytes:
             return _time(file.read(_FRONT))
     except (OSError, EOFError, zlib.error):
         return b""
-
-
-def _forwards(file: BinaryIO) -> Iterator[bytes]:
-    """Blocks of whole lines. Raises UnreadableError."""
-    rest = b""
-    try:
-        while block := file.read(_BLOCK):
-            whole, newline, behind = block.rpartition(b"\n")
-            if newline:
-                yield rest + whole + newline
-                rest = b""
-            rest = _line(rest + behind)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise segments.UnreadableError(str(error)) from error
-
-
-def _backwards(handle: int, end: int) -> Iterator[bytes]:
-    """Blocks of whole lines, the last one first, of what stands before `end`. Raises UnreadableError."""
-    behind = b""  # the end of a line that begins in an earlier block
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        block = os.pread(handle, end - start, start) + behind
-        end = start
-        cut = block.find(b"\n") + 1 if start else 0
-        if start and not cut:
-            behind = _line(block)
-            continue
-        behind = block[:cut]
-        if whole := block[cut : block.rfind(b"\n") + 1]:  # what was torn, or is being written, has no end
-            yield whole
-
-
-def _line(part: bytes) -> bytes:
-    if len(part) > chain.LONGEST_LINE:
-        raise segments.UnreadableError(f"more than {chain.LONGEST_LINE} bytes without a newline")
-    return part
-
-
-def _offset(handle: int, before: int) -> int:
-    """Where a line begins, such that those that stand behind it are not before that number."""
-    low, high = 0, os.fstat(handle).st_size
-    while before != ACTIVE and high - low > _PROBE:
-        middle = (low + high) // 2
-        block = os.pread(handle, _PROBE, middle)
-        start = block.find(b"\n") + 1
-        found = chain.beginning(block[start:])
-        if not start or found is None or middle + start >= high:
-            break
-        if found.seq >= before:
-            high = middle + start
-        else:
-            low = middle + start
-    return high

@@ -14,7 +14,6 @@ is signed begins with another SIGNED_AS when its meaning changes.
 import base64
 import binascii
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,6 @@ from hsmd.audit.file import UNROTATED, ChainFile, Rotation
 NAME = "checkpoints"
 SIGNED_AS = b"hsmd-audit-checkpoint-1\n"
 _SIGNATURE = b',"signature":"'
-_MOST_BYTES = chain.LONGEST_LINE
 
 Sign = Callable[[bytes], bytes]
 
@@ -103,16 +101,8 @@ def last(directory: Path) -> Checkpoint | None:
 
 
 def _last_in(segment: segments.Segment) -> Checkpoint | None:
-    line = b""
     try:
-        if segment.packed:
-            for line in segments.Lines(segment):  # noqa: B007  # the last one is wanted
-                pass
-        else:
-            with segment.path.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_BYTES))
-                line = (b"\n" + file.read()).rpartition(b"\n")[0].rpartition(b"\n")[2]
-        return parse(line)
+        return parse(segments.last_line(segment))
     except (ValueError, segments.UnreadableError):
         return None
 

@@ -12,7 +12,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,27 @@ def first_record(path: Path) -> int:
         return begins.seq if begins else 0
 
 
+def last_line(segment: Segment) -> bytes:
+    """Its last whole line; b"" when there is none. Raises OSError, UnreadableError."""
+    line = b""
+    if segment.packed:
+        for line in Lines(segment):  # noqa: B007  # the last one is wanted
+            pass
+        return line
+    with segment.path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - chain.LONGEST_LINE))
+        return (b"\n" + file.read()).rpartition(b"\n")[0].rpartition(b"\n")[2]
+
+
+def last_record(known: Sequence[Segment]) -> int:
+    """The number of the last record of a chain with these segments; 0 when it has none. Raises OSError."""
+    for segment in reversed(known):
+        with suppress(UnreadableError, FileNotFoundError):  # it was just packed
+            if begins := chain.beginning(last_line(segment)):
+                return begins.seq
+    return 0
+
+
 def end_of(segment: Segment) -> Head:
     """The head after the last line that is a record. Raises OSError."""
     last = b""
@@ -145,18 +166,20 @@ class Lines:
         return gzip.open(path, "rb")  # type: ignore[return-value]  # it reads alike
 
 
-def snapshot(directory: Path) -> dict[str, list[Lines]]:
+def snapshot(directory: Path, suffix: str = RECORDS, only: str = "") -> dict[str, list[Lines]]:
     """All chains as they stand now; a rotation meanwhile takes nothing away and adds nothing. Raises OSError.
 
-    So the files that are being written are opened before the others are looked for.
+    So the files that are being written are opened before the others are looked for. `only`: that chain.
     """
     writing: dict[str, BinaryIO] = {}
-    for name, known in chains(directory).items():
-        if known[-1].first == ACTIVE:
+    for name, known in chains(directory, suffix).items():
+        if known[-1].first == ACTIVE and only in ("", name):
             with suppress(FileNotFoundError):
                 writing[name] = known[-1].path.open("rb")
     found = {}
-    for name, known in chains(directory).items():
+    for name, known in chains(directory, suffix).items():
+        if only not in ("", name):
+            continue
         file = writing.get(name)
         lines = [Lines(each) for each in known if each.first != ACTIVE and not _is_same(each, file)]
         found[name] = [*lines, *([Lines(known[-1], file)] if file else [])]

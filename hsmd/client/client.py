@@ -70,9 +70,8 @@ class Client:
     `keys`, `aliases`, `tags`, `rotation`, `grants`, `crypto`, `data_keys`, `signing`, `macs`, `agreement`,
     `deletion`, `imports`, `regions`, `access_points`, `key_policies`, `capsules`, `pins`, `keystores`,
     `identity`, `domains`, `projects`, `users`, `groups`, `access_keys`, `temporary_keys`, `agencies`,
-    `certificates`, `policies`, `assignments`, `domain_settings`, `limits`, `node`, `traces`
-    and `service` are the generated stubs, for what has no method here. Every call raises ApiError; making a
-    Client SetupError.
+    `certificates`, `policies`, `assignments`, `domain_settings`, `limits`, `node`, `traces` and `service` are
+    the generated stubs, for what has no method here. Calls raise ApiError; making a Client raises SetupError.
     """
 
     def __init__(

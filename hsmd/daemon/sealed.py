@@ -12,7 +12,7 @@ from pathlib import Path
 from hsmd import metrics
 from hsmd.api.pool import Pool
 from hsmd.config import Settings
-from hsmd.daemon import seal_line, watch, wiring
+from hsmd.daemon import forwarding, seal_line, watch, wiring
 from hsmd.daemon.admin import AdminDoor
 from hsmd.daemon.keeping import outcome
 from hsmd.daemon.seal_line import SealLine
@@ -59,6 +59,9 @@ def ward(settings: Settings, path: Path, line: SealLine, failure: Failure, ready
     record_start(audit, settings)
     door = AdminDoor(settings, core, audit, pool)
     door.open(PARTS)
+    forwarders = forwarding.threads(settings.audit, stopping)
+    for each in forwarders:
+        each.start()
     ready()
     while not stopping.wait(_WATCH_SECONDS):
         door.tend(PARTS)
@@ -67,6 +70,7 @@ def ward(settings: Settings, path: Path, line: SealLine, failure: Failure, ready
     def close() -> None:
         door.close()
         audit.close()
+        forwarding.part(forwarders)
 
     watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
     return 0

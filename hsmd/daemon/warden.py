@@ -24,7 +24,7 @@ from hsmd.audit.records import of_call, of_log
 from hsmd.caller import Caller, logged_as
 from hsmd.config import Jobs as Pace
 from hsmd.config import Settings, digest
-from hsmd.daemon import keystores, logs, restoring, watch, wiring
+from hsmd.daemon import forwarding, keystores, logs, restoring, watch, wiring
 from hsmd.daemon.measuring import measure
 from hsmd.daemon.notary import Notary
 from hsmd.daemon.showing import show
@@ -98,7 +98,8 @@ def run(
     threads += _keeping(core, stopping)
     notary = Notary(settings.audit, core.token)
     threads.append(threading.Thread(target=notary.run, args=(stopping,), daemon=True, name="notary"))
-    for thread in threads:
+    forwarders = forwarding.threads(settings.audit, stopping)
+    for thread in (*threads, *forwarders):
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):
         _tend(door, readiness)
@@ -122,6 +123,7 @@ def run(
             thread.join()
         audit.close()
         notary.part(settings.grpc.grace_seconds)
+        forwarding.part(forwarders)
         core.store.close()
         core.token.close()
         keystores.close(core)

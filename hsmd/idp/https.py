@@ -1,4 +1,4 @@
-"""HTTPS to a provider, within bounds: one address, verified certificates, a time, a size, no redirects."""
+"""HTTPS to others, within bounds: one address, verified certificates, a time, a size, no redirects."""
 
 import http.client
 import ssl
@@ -27,10 +27,28 @@ class Answer:
     body: bytes
 
 
+def tls_context(
+    option: str, ca: Path | None, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """TLS that checks the other end's certificate and name, and shows our certificate. Raises ConfigError."""
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{option}: the CA in {ca} can't be read: {error}") from error
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{option}: certificate or key can't be used: {error}") from error
+    return context
+
+
 class Endpoint:
     """What stands at an https URL. Raises ConfigError for another kind of URL, or a CA that can't be read."""
 
-    def __init__(self, option: str, url: str, ca: Path | None) -> None:
+    def __init__(
+        self, option: str, url: str, ca: Path | None, certificate: Path | None = None, key: Path | None = None
+    ) -> None:
         parts = urlsplit(url)
         try:
             self._host, self._port = parts.hostname or "", parts.port or 443
@@ -39,10 +57,7 @@ class Endpoint:
         if parts.scheme != "https" or not self._host or parts.username is not None:
             raise ConfigError(f"{option}: an https URL without a password is due")
         self._path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
-        try:
-            self._context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{option}: the CA in {ca} can't be read: {error}") from error
+        self._context = tls_context(option, ca, certificate, key)
 
     def fetch(
         self,

@@ -302,6 +302,31 @@ def export_(
         output.say(f"{count} records.")
 
 
+@audit.command("forwarders", epilog=example("hsmctl audit forwarders --config /etc/hsmd/hsmd.toml"))
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/hsmd/hsmd.toml"),
+    show_default=True,
+    help="The daemon's configuration, [[audit.forward]].",
+)
+@pass_context
+def forwarders(context: Context, config: Path) -> int:
+    """How far each receiver is behind, and what is wrong with it; ends with 1 when something is."""
+    from dataclasses import asdict, astuple
+
+    from hsmd.audit.cursors import standing
+    from hsmd.config import load
+
+    own = load(config).audit
+    found = [standing(own.directory, each.name) for each in own.forward]
+    if context.json:
+        output.print_json([asdict(each) for each in found])
+    else:
+        output.print_table(("Receiver", "Behind", "Lost", "Fails since", "Error"), map(astuple, found))
+    return Exit.REFUSED if any(each.error for each in found) else Exit.OK
+
+
 def _tell_unreadable(count: int) -> None:
     if count:
         output.say(f"{count} lines can't be read: see hsmctl audit verify.")
