@@ -306,7 +306,7 @@ def test_a_cursor_that_can_not_be_written_holds_up_nothing(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.notary.fill("worker-0", 4)
-    (place.notary.directory / cursors.FOLDER).write_text("no folder")
+    cursors.path_of(place.notary.directory, NAME).with_suffix(".part").mkdir(parents=True)
     with place.webhook().listening() as hook:
         forwarder = place.forwarder(f"https://127.0.0.1:{hook.port}/", batch_records=2)
         forward(forwarder, lambda: len(hook.requests) == 2)

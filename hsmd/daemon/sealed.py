@@ -58,8 +58,8 @@ def ward(settings: Settings, path: Path, line: SealLine, failure: Failure, ready
     audit = wiring.open_audit(settings, "warden")
     record_start(audit, settings)
     door = AdminDoor(settings, core, audit, pool)
-    door.open(PARTS)
     forwarders = forwarding.threads(settings.audit, stopping)
+    door.open(PARTS)
     for each in forwarders:
         each.start()
     ready()

@@ -72,6 +72,7 @@ def run(
     core.seal = seal
     core.audit_directory = settings.audit.directory
     audit = wiring.open_audit(settings, "warden")
+    forwarders = forwarding.threads(settings.audit, stopping)
     core.store.check()
     keystores.report_strays(core)
     try:
@@ -98,7 +99,6 @@ def run(
     threads += _keeping(core, stopping)
     notary = Notary(settings.audit, core.token)
     threads.append(threading.Thread(target=notary.run, args=(stopping,), daemon=True, name="notary"))
-    forwarders = forwarding.threads(settings.audit, stopping)
     for thread in (*threads, *forwarders):
         thread.start()
     while not stopping.wait(_WATCH_SECONDS):

@@ -34,6 +34,7 @@ _READ_BYTES = 64 * 1024 * 1024  # by one call
 _BUSY_SECONDS = 1.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLI = timedelta(milliseconds=1)
+_LAST_MILLI = 253_370_764_800_000  # the end of 9998: some time may be added to it
 _SPAN = timedelta(hours=1)
 _NONCE_BYTES = 12
 _SERVER_FAULT = 500
@@ -143,7 +144,7 @@ def _wanted(call: Call, question: Question, since: datetime | None) -> Wanted:
     if question.since is not None:
         since = _moment(question.since) + _MILLI
     if since is None:
-        since = (until or _moment(call.core.clock())) - _SPAN
+        since = max((until or _moment(call.core.clock())) - _SPAN, _EPOCH)
     return replace(
         mine,
         key=question.resource_id or question.resource_name,
@@ -198,10 +199,9 @@ def _millis(record: Mapping[str, Any]) -> int:
 
 def _moment(millis: int) -> datetime:
     """The time. Raises Error(PARAMETER_INVALID)."""
-    try:
-        return _EPOCH + millis * _MILLI
-    except OverflowError as error:
-        raise _invalid("from", "a time in milliseconds since 1970 is due") from error
+    if not 0 <= millis <= _LAST_MILLI:
+        raise _invalid("from", "a time in milliseconds since 1970 is due")
+    return _EPOCH + millis * _MILLI
 
 
 def _id(found: Found) -> str:
