@@ -52,8 +52,8 @@ class Message:
 def parsed(data: bytes) -> Message:
     match = _MESSAGE.fullmatch(data)
     assert match, data
-    first, *words, text = match.groups()
-    return Message(int(first), *(each.decode() for each in words), text)
+    time_, host, app, process, event, data_ = (each.decode() for each in match.groups()[1:7])
+    return Message(int(match[1]), time_, host, app, process, event, data_, match[8])
 
 
 def frames(read: Callable[[int], bytes]) -> Iterator[bytes]:

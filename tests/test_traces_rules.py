@@ -129,7 +129,7 @@ def test_filters(house: House) -> None:
     assert count(service_type="KMS", resource_type="CMK", trace_name="encryptData") == 40
     assert count(service_type="OBS") == count(user="an") == count(resource_id="0d04") == 0
     one = asked(house).traces[5]
-    beside = {"trace_id": one.trace_id, "user": "nobody", "since": {"seconds": 1}}
+    beside: dict[str, Any] = {"trace_id": one.trace_id, "user": "nobody", "since": {"seconds": 1}}
     assert [each.trace_id for each in asked(house, **beside).traces] == [one.trace_id]
     assert asked(house, THEIRS, trace_id=one.trace_id).traces == []
     assert count(since=one.time) < 43
