@@ -39,10 +39,11 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path) -> None:
             for each in COMMANDS
         ]
     assert [each.stderr for each in done if each.returncode] == []
-    assert len(done) == 4
+    assert len(done) == 5
     assert done[1].stdout.count("The log is whole") == 2
     assert "The log is whole" in done[2].stdout
     assert '"event": "createKey"' in done[3].stdout
+    assert done[4].stdout.startswith("Receiver")
     assert '"event":"createKey"' in (work / "audit.jsonl").read_text()
     assert '"createKey"' in (work / "audit.csv").read_text()
 
@@ -54,5 +55,5 @@ def test_names_are_those_of_the_product() -> None:
     assert f"`{AUDIT_KEY_LABEL}`" in PAGE
     events = re.findall(r"`(audit[A-Z][A-Za-z]+)`", PAGE)
     source = "".join(path.read_text() for path in (Path(__file__).parents[1] / "hsmd" / "audit").glob("*.py"))
-    assert len(set(events)) == 4
+    assert len(set(events)) == 5
     assert all(f'"{event}"' in source for event in events)

@@ -61,6 +61,7 @@ class Forwarder:
         self._sent: dict[Chain, int] = {}  # all of it, confirmed or not
         self._readers: dict[Chain, Onwards] = {}
         self._unconfirmed = 0
+        self._lost = 0  # before those
         self._since = 0.0  # when the first of them was sent
         self._window = target.batch_records  # smaller for who is too slow for that
         self.pause = 0.0  # seconds before the next try, after a failure
@@ -140,8 +141,7 @@ class Forwarder:
                     "records %d to %d of %s are gone and were not forwarded to %s",
                     *(expected, seq - 1, name, self._target.name),
                 )
-                assert self._cursor is not None  # noqa: S101  # it was read before
-                self._cursor = replace(self._cursor, lost=self._cursor.lost + seq - expected)
+                self._lost += seq - expected
             expected = seq + 1
 
     def _confirm(self) -> None:
@@ -150,8 +150,9 @@ class Forwarder:
         if self._failing or self._cursor.error:
             log.warning("the audit log is forwarded to %s again", self._target.name)
         self._failing = False
-        self._cursor = replace(self._cursor, taken=dict(self._sent), since="", error="")
-        self._unconfirmed, self.pause = 0, 0.0
+        lost = self._cursor.lost + self._lost
+        self._cursor = replace(self._cursor, taken=dict(self._sent), lost=lost, since="", error="")
+        self._unconfirmed, self._lost, self.pause = 0, 0, 0.0
         self._window = min(self._window * 2, self._target.batch_records)
         self._save()
 
@@ -176,7 +177,7 @@ class Forwarder:
             each.close()
         self._readers.clear()
         self._sent = dict(self._cursor.taken) if self._cursor else {}
-        self._unconfirmed = 0
+        self._unconfirmed = self._lost = 0
 
     def _save(self) -> None:
         """A cursor that can't be written costs nothing but records that come twice, if this process ends."""

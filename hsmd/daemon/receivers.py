@@ -174,7 +174,7 @@ def _say_the_end(connection: ssl.SSLSocket, seconds: float) -> None:
             if not select.select([], [connection], [], seconds)[1]:
                 raise TimeoutError("the receiver does not read") from None
             continue
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, ssl.SSLEOFError):  # it has closed already: TCP tells what it left
             pass
         return
 
