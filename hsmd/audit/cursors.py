@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hsmd.audit import onwards, segments
-from hsmd.audit.file import sync_directory
 from hsmd.audit.segments import CHECKPOINTS, RECORDS
+from hsmd.disk import sync_directory
 
 FOLDER = "forwarding"
 SUFFIXES = {RECORDS: "records", CHECKPOINTS: "checkpoints"}  # in this order they are sent
