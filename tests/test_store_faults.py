@@ -327,7 +327,7 @@ def cut(url: str) -> None:
     )
 
 
-@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_lost_connections_are_replaced(store: Store, store_url: str) -> None:
     add(store, 1)
     cut(store_url)
@@ -337,7 +337,7 @@ def test_lost_connections_are_replaced(store: Store, store_url: str) -> None:
     assert store.version() == store.last_change() == 2
 
 
-@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_a_connection_lost_inside_a_transaction_undoes_it(store: Store, store_url: str) -> None:
     key = make_key(1)
 
