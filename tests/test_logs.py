@@ -11,6 +11,7 @@ import pytest
 from hsmd.caller import logged_as
 from hsmd.config import Log
 from hsmd.daemon import logs
+from hsmd.printable import clean
 from hsmd.troubles import QUIET_SECONDS, Troubles
 from tests.calls import record, refused
 from tests.stand import Stand, eventually
@@ -48,7 +49,7 @@ def test_no_text_makes_a_line_of_its_own(written: StringIO) -> None:
 
 def test_what_utf_8_can_not_hold_is_spelled_out() -> None:
     # Not logged here: a report of pytest-xdist can't hold it.
-    assert logs.clean("user \ud800") == "user \\ud800"
+    assert clean("user \ud800") == "user \\ud800"
 
 
 def test_lines_of_a_call_name_it(written: StringIO) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from hsmd.caller import logged_request
 from hsmd.config import ConfigError, Log
 from hsmd.domain.board import Board, Loudness
+from hsmd.printable import clean
 
 _INDENT = "    "
 
@@ -50,13 +51,6 @@ class _Lines(logging.Formatter):
     def formatException(self, ei: object) -> str:  # noqa: N802 -- logging's own name
         text = super().formatException(ei)  # type: ignore[arg-type]  # as it was given to us
         return "\n".join(_INDENT + clean(line) for line in text.splitlines())
-
-
-def clean(text: str) -> str:
-    """The text with what can't be printed spelled out."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def configure(settings: Log, process: str) -> None:

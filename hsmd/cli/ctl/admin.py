@@ -79,8 +79,10 @@ def pin_of(file: Path | None, who: str = "") -> str:
         return str(click.prompt(f"PIN of the UKey{who}", hide_input=True, err=True))
     try:
         mode, found = stat.S_IMODE(file.stat().st_mode), file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UKeyError(f"{file}: can't be read: {type(error).__name__}") from error
+    except OSError as error:
+        raise UKeyError(f"{file}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:  # its text, and that of what it is raised from, would show the PIN
+        raise UKeyError(f"{file}: it is no text") from None
     if mode & 0o077:
         raise UKeyError(f"{file}: others can read it: chmod 600 is due")
     if not found:

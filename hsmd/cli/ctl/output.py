@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsmd.printable import clean as clean  # also for the modules beside this one
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -35,11 +37,6 @@ def print_json(value: object) -> None:
 def say(text: str) -> None:
     """A message for people, on standard error."""
     click.echo(clean(text), err=True)
-
-
-def clean(text: str) -> str:
-    """The text with control characters spelled out: descriptions and errors come from elsewhere."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def base64_text(data: bytes) -> str:
