@@ -87,7 +87,11 @@ def test_each_refusal_is_on_record(stand: Stand) -> None:
 def test_a_gateway_that_starts_tells_with_what(stand: Stand) -> None:
     """And which version it is; each of its processes does."""
     found = eventually(
-        lambda: [each for each in stand.audit() if each["method"] == "hsmd.v1.Gateways/ReportStart"]
+        lambda: [
+            each
+            for each in stand.audit()
+            if each["method"] == "hsmd.v1.Gateways/ReportStart" and each["result"] == "OK"
+        ]
     )
     assert {(each["event"], each["identity"], each["user"]) for each in found} == {
         ("loadConfiguration", "gateway", "CN:hsmd-gateway")

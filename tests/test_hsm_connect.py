@@ -216,6 +216,7 @@ def test_no_file_of_others_is_closed(tmp_path: Path) -> None:
             with connected(made) as token:
                 token.alive()
                 connection = live(token)
+                eventually(lambda: not token._link.calls.others())  # the keeper pings: nobody may be inside
                 connection.module.finalize()
                 files = [stack.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
                 eventually(lambda before=connection: token._link.live not in (None, before))  # type: ignore[misc]  # bound now
