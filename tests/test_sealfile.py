@@ -83,8 +83,11 @@ def test_a_wrong_share_is_known_before_it_is_used() -> None:
 
 def test_what_is_written_is_read_again_and_says_nothing(tmp_path: Path) -> None:
     path, seal = tmp_path / "seal.json", _made()
-    os.umask(0)
-    sealfile.write(path, seal)
+    mask = os.umask(0)
+    try:
+        sealfile.write(path, seal)
+    finally:
+        os.umask(mask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sealfile.read(path) == seal
     assert "canary" not in path.read_text()
