@@ -19,6 +19,7 @@ from hsmd.api.methods import methods_of
 from hsmd.api.patience import Patience
 from hsmd.api.pipeline import Pipeline
 from hsmd.api.pool import Pool
+from hsmd.domain.board import Board
 from hsmd.domain.readiness import PARTS, TOKEN
 from hsmd.pb.v1 import service_pb2
 from tests.faults import processes
@@ -279,6 +280,7 @@ def test_whatever_the_audit_raises_is_an_internal_error() -> None:
         token=SimpleNamespace(within=lambda _: nullcontext()),
         refresh=lambda: None,
         keyring=SimpleNamespace(moment=0),
+        board=Board(),
     )
     pipeline = Pipeline(core, Broken(), lambda *_: SimpleNamespace(source=""), process="test", deadline=20)
     (method,) = [each for _, each in methods_of(service.SERVICE) if each.name.endswith("/ListVersions")]
