@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hsmd.audit import cursors
 from tests.receivers import Syslog, authority, context
 from tests.stand import eventually, free_port, standing
@@ -19,6 +21,7 @@ def reads_some(server: Syslog, connection: ssl.SSLSocket) -> None:
     server.read(connection, most=3)
 
 
+@pytest.mark.soak  # it waits for retries, for a minute and more
 def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Every record that was written is forwarded, with its checkpoints, over kill -9 and a bad receiver."""
     tls = tmp_path / "tls"
