@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from hsmd.audit import cursors
 from tests.receivers import Syslog, authority, context
 from tests.stand import eventually, free_port, standing
@@ -21,14 +19,16 @@ def reads_some(server: Syslog, connection: ssl.SSLSocket) -> None:
     server.read(connection, most=3)
 
 
-@pytest.mark.soak  # it waits for retries, for a minute and more
 def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
     """Every record that was written is forwarded, with its checkpoints, over kill -9 and a bad receiver."""
     tls = tmp_path / "tls"
     tls.mkdir()
     server = Syslog(context(authority(tls).server("server", ["127.0.0.1"])), port=free_port())
     target = f'name = "{NAME}", url = "syslog+tls://127.0.0.1:{server.port}", ca = "{tls / "ca.pem"}"'
-    settings = {"HSMD__AUDIT__FORWARD": f"[{{ {target}, batch_records = 5 }}]"}
+    settings = {
+        "HSMD__AUDIT__FORWARD": f"[{{ {target}, batch_records = 5 }}]",
+        "HSMD__AUDIT__CHECKPOINT_SECONDS": "0.5",
+    }
     with standing(tmp_path / "stand", settings, gateway=False) as stand:
         directory = stand.dev.data / "audit"
 
@@ -47,6 +47,7 @@ def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
             stand.start(gateway=False)
             calls(10)
             eventually(lambda: cursors.standing(directory, NAME).behind == 0, 60)
+            eventually(lambda: server.lines("checkpoints"), 60)
             argv = [_HSMCTL, "--json", "audit", "forwarders", "--config", str(stand.dev.config)]
             done = subprocess.run(argv, capture_output=True, check=True, env={**os.environ, **settings})
             assert [(each["name"], each["error"]) for each in json.loads(done.stdout)] == [(NAME, "")]
@@ -54,5 +55,4 @@ def test_a_daemon_that_is_killed(tmp_path: Path) -> None:
         written = {each["request_id"] for each in stand.audit() if each["method"].endswith("GetStatus")}
         assert len(written) == 20
         assert written <= {each.record.get("request_id") for each in server.messages}
-        assert server.lines("checkpoints")
         assert "is not forwarded" in stand.log()
