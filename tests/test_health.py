@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -22,6 +21,7 @@ from tests.load import Load, encrypts, is_serving
 from tests.softhsm import needs_folder
 from tests.stand import Stand, eventually, standing
 from tests.terminals import terminal
+from tests.test_disk_faults import without_files
 from tests.test_token_away import channel
 
 HSMCTL = str(Path(sys.executable).with_name("hsmctl"))
@@ -131,25 +131,11 @@ def test_a_token_that_hangs_and_nobody_uses(watched: Stand, connection: grpc.Cha
     eventually(lambda: is_ready(watched))
 
 
-@contextmanager
-def without_audit(stand: Stand) -> Iterator[None]:
-    """Something else stands where the workers' audit files were."""
-    paths = [stand.dev.data / "audit" / f"worker-{number}.jsonl" for number in range(WORKERS)]
-    with ExitStack() as stack:
-        for path in paths:
-            aside = path.with_suffix(".aside")
-            path.rename(aside)
-            path.mkdir()
-            stack.callback(aside.rename, path)
-            stack.callback(path.rmdir)
-        yield
-
-
 def test_an_audit_log_that_can_not_be_written(watched: Stand, connection: grpc.Channel) -> None:
     """It shows without a call that fails, and its return without one that succeeds."""
     eventually(lambda: is_serving(connection))
     before = len(alerts(watched))
-    with without_audit(watched):
+    with without_files(watched):
         eventually(lambda: not is_ready(watched))
         eventually(lambda: not serves(connection, "hsmd.v1.Service"))
         time.sleep(3 * readiness.PAUSE_SECONDS)
