@@ -153,7 +153,7 @@ def verify(der: bytes, signed: bytes, signature: bytes) -> bool:
         return _holds(lambda: key.verify(signature, hashed, ec.ECDSA(Prehashed(algorithm))))
     pss = padding.PSS(padding.MGF1(algorithm), padding.PSS.DIGEST_LENGTH)
     return any(
-        _holds(lambda way=way: key.verify(signature, hashed, way, Prehashed(algorithm)))  # type: ignore[misc]
+        _holds(lambda way=way: key.verify(signature, hashed, way, Prehashed(algorithm)))  # type: ignore[misc]  # bound now
         for way in (padding.PKCS1v15(), pss)
     )
 

@@ -32,16 +32,16 @@ def close_all_sessions(token: Token) -> None:
 
 def close_session_of_this_thread(token: Token) -> None:
     token.alive()
-    assert _MODULE.C_CloseSession(ctypes.c_ulong(token._desk().session.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_CloseSession(ctypes.c_ulong(token._desk().session.handle)) == 0  # type: ignore[attr-defined]  # of the C library
 
 
 def close_anchor(token: Token) -> None:
-    assert _MODULE.C_CloseSession(ctypes.c_ulong(live(token).anchor.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_CloseSession(ctypes.c_ulong(live(token).anchor.handle)) == 0  # type: ignore[attr-defined]  # of the C library
 
 
 def log_out(token: Token) -> None:
     session = live(token).open_session()
-    assert _MODULE.C_Logout(ctypes.c_ulong(session.handle)) == 0  # type: ignore[attr-defined]
+    assert _MODULE.C_Logout(ctypes.c_ulong(session.handle)) == 0  # type: ignore[attr-defined]  # of the C library
 
 
 def finalize(token: Token) -> None:

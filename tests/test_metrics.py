@@ -134,7 +134,7 @@ def test_labels_are_bounded_whatever_callers_send(watched: Watched) -> None:
     assert page.sum("hsmd_calls_total", method="other", status="UNIMPLEMENTED") == 40
     codes = {each.code for each in FAULTS} | {"OK", "UNIMPLEMENTED"}
     assert page.label("hsmd_calls_total", "code") <= codes
-    assert page.label("hsmd_calls_total", "caller") <= set(IdentityKind.__args__)  # type: ignore[attr-defined]
+    assert page.label("hsmd_calls_total", "caller") <= set(IdentityKind.__args__)  # type: ignore[attr-defined]  # of a Literal
     routes = {
         f"{verb} {template}"
         for service in all_services()

@@ -290,7 +290,7 @@ def test_which_root_key_may_come_next(house: House) -> None:
         f"{SECOND} ",
         "hsmd-root-9999999999",
     ):
-        refused(ROOT_KEY_REFUSED, lambda: roots.rotate(call(), label), f"{SECOND} is the next one")  # noqa: B023
+        refused(ROOT_KEY_REFUSED, lambda: roots.rotate(call(), label), f"{SECOND} is the next one")  # noqa: B023  # called at once
     assert states(house) == {FIRST: rows.CURRENT}
     assert roots.rotate(call(), FIRST).state == rows.CURRENT  # nothing to do
     house.token.make_root_key("hsmd-root-5")  # brought here

@@ -287,7 +287,7 @@ class Keeper:
                     self._write(self._pins | self._next, tx, core.clock())
             except (Error, SealBroken) as error:
                 if str(error) != self._trouble:
-                    log.error("the seal can't be kept in step with the registry: %s", error)  # noqa: TRY400
+                    log.error("the seal can't be kept in step with the registry: %s", error)  # noqa: TRY400  # it says it all
                     self._trouble = str(error)
                 return False
             self._trouble = ""
