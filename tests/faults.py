@@ -74,12 +74,12 @@ def supervisor(stand: Stand) -> int:
 
 
 def processes(stand: Stand, *, workers: int = 2) -> dict[int, str]:
-    """Workers and warden by pid, once all of them serve: only workers load gRPC."""
+    """Workers and warden by pid, once all of them are there."""
 
     def found() -> dict[int, str]:
         with suppress(FileNotFoundError, ProcessLookupError):
             named = {
-                pid: "worker" if "cygrpc" in Path(f"/proc/{pid}/maps").read_text() else "warden"
+                pid: Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("hsmd-").partition("-")[0]
                 for pid in children_of(supervisor(stand))
             }
             if sorted(named.values()) == ["warden", *["worker"] * workers]:

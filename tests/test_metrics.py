@@ -48,13 +48,9 @@ def encrypt(stand: Stand, key: str, times: int, connections: int = 8) -> None:
 
 
 def pids(stand: Stand, kind: str) -> list[int]:
-    """The daemon's processes of one kind: only workers load gRPC, the metrics' no PKCS#11 module either."""
-    maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in stand.workers()}
-    kinds = {
-        pid: "worker" if "cygrpc" in text else "warden" if "softhsm" in text else "metrics"
-        for pid, text in maps.items()
-    }
-    return [pid for pid, each in kinds.items() if each == kind]
+    """The daemon's processes of one kind."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in stand.workers()}
+    return [pid for pid, name in names.items() if name.startswith(f"hsmd-{kind}")]
 
 
 def calls(page: Scrape, **labels: str) -> float:

@@ -1,9 +1,12 @@
 """`hsmd serve` and `hsmd gateway`: which processes they are made of, and what is checked before they start.
 
-The supervising process loads neither gRPC nor the PKCS#11 module. It keeps the PIN, in memory only, and
-hands it to every process it starts; with a seal, from when operators unseal until they seal (sealing.py).
+The supervising process imports the code of all processes, so that each has it the moment it is forked; but it
+opens no gRPC channel or server, and loads no PKCS#11 module: both must be made after the fork. It keeps the
+PIN, in memory only, and hands it to every process it starts; with a seal, from when operators unseal until
+they seal (sealing.py).
 """
 
+import gc
 import logging
 import os
 import ssl
@@ -24,7 +27,7 @@ from hsmd.domain import external
 from hsmd.domain.board import Board
 from hsmd.domain.core import TOKEN_KEYS
 from hsmd.errors import Error
-from hsmd.hsm import Token
+from hsmd.hsm import Token, pair_probe
 from hsmd.idp import open_providers
 from hsmd.store import roots
 
@@ -51,6 +54,7 @@ def serve(settings: Settings) -> int:
         _admin_port(settings),
         _metrics_port(settings, settings.metrics.port),
     ):
+        _load()
         if path is not None:
             return _serve_sealed(settings, path)
         code = run_once(partial(_prepare, settings, lambda: pin))
@@ -58,6 +62,15 @@ def serve(settings: Settings) -> int:
         metrics = _metrics(settings, bodies, of_gateway=False)
         place = f"{grpc.address} port {grpc.port}"
         return code or Supervisor(bodies, grpc.grace_seconds, place, metrics).run()
+
+
+def _load() -> None:
+    """Do once what each process would else do after its fork: importing takes the longest of a start."""
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
+    from hsmd.daemon import keeping, sealed, warden, worker  # noqa: F401
+
+    pair_probe.trial_key()
+    gc.freeze()  # a collection would copy the pages that the forks share
 
 
 def _serve_sealed(settings: Settings, path: Path) -> int:
@@ -136,6 +149,9 @@ def serve_gateway(settings: Settings) -> int:
         reserved_port(gateway.address, gateway.port, "gateway"),
         _metrics_port(settings, settings.metrics.gateway_port),
     ):
+        from hsmd.gateway import server  # noqa: F401  # once for all of them, like _load
+
+        gc.freeze()
         code = run_once(partial(_check_metrics, settings)) if settings.metrics.enabled else 0
         metrics = _metrics(settings, bodies, of_gateway=True)
         return code or Supervisor(bodies, gateway.grace_seconds, place, metrics).run()
@@ -236,7 +252,7 @@ def _check_certificates(settings: Settings) -> None:
 
 def _check_revocations(door: Grpc) -> None:
     if door.client_crl is not None:
-        from hsmd.api import revocation_list  # the supervising process has no need of X.509
+        from hsmd.api import revocation_list  # loaded: see _load
 
         revocation_list.check_file(door.client_crl, door.client_ca)
 
@@ -268,8 +284,7 @@ def _work(
     line: SealLine | None,
     ready: Ready,
 ) -> int:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
-    from hsmd.daemon import worker  # gRPC must be loaded after the fork
+    from hsmd.daemon import worker  # loaded: see _load
 
     if line is not None:
         line.leave()
@@ -279,8 +294,7 @@ def _work(
 
 
 def _ward(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLine | None, ready: Ready) -> int:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # for administrators, and for lines to peers
-    from hsmd.daemon import keeping, warden  # kept like the worker's
+    from hsmd.daemon import keeping, warden  # loaded: see _load
 
     logs.configure(settings.log, "warden")
     pin, path = pins(), settings.seal.file
@@ -292,8 +306,7 @@ def _ward(settings: Settings, pins: Pins, shared: wiring.Shared, line: SealLine 
 def _work_sealed(
     settings: Settings, shared: wiring.Shared, index: int, total: int, line: SealLine, ready: Ready
 ) -> int:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES
-    from hsmd.daemon import sealed  # kept like the worker's
+    from hsmd.daemon import sealed  # loaded: see _load
 
     line.leave()
     logs.configure(settings.log, f"worker-{index}")
@@ -301,8 +314,7 @@ def _work_sealed(
 
 
 def _ward_sealed(settings: Settings, path: Path, line: SealLine, failure: LastFailure, ready: Ready) -> int:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES
-    from hsmd.daemon import sealed  # kept like the worker's
+    from hsmd.daemon import sealed  # loaded: see _load
 
     line.enter()
     logs.configure(settings.log, "warden")
@@ -310,7 +322,7 @@ def _ward_sealed(settings: Settings, path: Path, line: SealLine, failure: LastFa
 
 
 def _tell_metrics(settings: Settings, forget: Callable[[], None], of_gateway: bool, ready: Ready) -> int:
-    from hsmd.daemon import exposition, scraping  # kept like the worker's
+    from hsmd.daemon import exposition, scraping  # of no use to others
 
     forget()
     logs.configure(settings.log, "metrics")
@@ -322,7 +334,7 @@ def _tell_metrics(settings: Settings, forget: Callable[[], None], of_gateway: bo
 
 
 def _forward(settings: Settings, name: str, ready: Ready) -> int:
-    from hsmd.gateway import server  # its event loop and gRPC must be made after the fork
+    from hsmd.gateway import server  # loaded: see serve_gateway
 
     logs.configure(settings.log, name)
     with traces.exported(settings.tracing, "-gateway", name):

@@ -1,6 +1,6 @@
 """A supervisor: forks processes, replaces what dies, passes SIGTERM on, tells systemd when all are ready.
 
-What must not be shared by a fork (gRPC, the PKCS#11 module, event loops) is loaded by the processes' own
+What must not be shared by a fork (gRPC, the PKCS#11 module, event loops) is made by the processes' own
 bodies. What can't get better by itself (a wrong PIN, an unreadable certificate) ends a process with
 EX_CONFIG, and with it all of them. Once they serve, only a refused PIN does, as trying that again would lock
 the token; of anything else (a certificate half written) the others go on, and that one is started again.
@@ -30,7 +30,7 @@ from hsmd.store import StoreError
 
 EX_FAILED, EX_CONFIG = 1, 78
 EX_PIN = 77  # between processes only: a refused PIN, for which the daemon ends with EX_CONFIG
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _STEADY_SECONDS = 30.0
 _GRACE_MARGIN = 5.0
@@ -278,7 +278,7 @@ def _exit_code(status: int) -> int:
 
 
 def _fork(child: Child, ready: int | None) -> int:
-    """Start a process; its pid. It ends with its parent, however the parent ends."""
+    """Start a process, which `top` shows by its name; its pid. It ends with its parent, however that ends."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -291,6 +291,7 @@ def _fork(child: Child, ready: int | None) -> int:
     code = 1
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _prctl(_PR_SET_NAME, f"hsmd-{child.name}".encode())
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
@@ -316,7 +317,7 @@ def _tell(ready: int | None) -> None:
         os.write(ready, _READY)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 

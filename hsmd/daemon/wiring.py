@@ -182,7 +182,7 @@ def open_core(
 def _lines(settings: Settings, pause: float) -> Mapping[str, Line]:
     if not settings.peers:
         return {}
-    from hsmd.daemon import lines  # gRPC, which must be loaded after the fork
+    from hsmd.daemon import lines  # gRPC: not for `hsmd init` and the like
 
     return lines.open_lines(settings.peers, pause)
 

@@ -90,8 +90,8 @@ def _claimed(row: KeyAlgorithm, session: Session) -> str:
 
 
 @cache
-def _rsa_key() -> rsa.RSAPrivateKey:
-    """Thrown away with the process; made once, since it takes longer than all the rest."""
+def trial_key() -> rsa.RSAPrivateKey:
+    """Thrown away with the process, or with those forked from it; it takes longer than all the rest."""
     return rsa.generate_private_key(65537, _TRIAL_BITS)
 
 
@@ -145,7 +145,7 @@ class _Bench:
         row, blob = self._imported_rsa()
         with self._loaded(row, blob) as key:
             info = _public_key(row, partial(self._module.read, self._session, key))
-            if info != _info(_rsa_key().public_key()):
+            if info != _info(trial_key().public_key()):
                 raise Wrong("another public key than imported")
             return self._signs(row, key, info)
 
@@ -164,7 +164,7 @@ class _Bench:
                 self._session,
                 Mechanism.RSA_PKCS_OAEP,
                 key,
-                _rsa_key().public_key().encrypt(value, _OAEP),
+                trial_key().public_key().encrypt(value, _OAEP),
                 templates.UNWRAPPER,
                 oaep_parameter(),
             )
@@ -193,7 +193,7 @@ class _Bench:
         data = secrets.token_bytes(33)
         with self._loaded(row, blob) as key:
             try:
-                opened = decrypt(key, _rsa_key().public_key().encrypt(data, _OAEP))
+                opened = decrypt(key, trial_key().public_key().encrypt(data, _OAEP))
             except BadData as error:
                 raise Wrong("it does not decrypt") from error
         if opened != data:
@@ -201,7 +201,7 @@ class _Bench:
         return f"{_TRIAL_BITS} bits, encrypted elsewhere"
 
     def _imported_rsa(self) -> tuple[KeyAlgorithm, bytes]:
-        return KEY_SPECS[f"RSA_{_TRIAL_BITS}"], self._wrapped(_rsa_key())
+        return KEY_SPECS[f"RSA_{_TRIAL_BITS}"], self._wrapped(trial_key())
 
     def _wrapped(self, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
         return aes_key_wrap_with_padding(
