@@ -1,9 +1,11 @@
 """Connections to the daemon: several, so that every worker behind the one port is reached.
 
 SO_REUSEPORT spreads connections, not calls. Each channel has its own connection; a call takes the least
-busy one that is ready. Lost connections come back by themselves.
+busy one that is ready. Lost connections come back by themselves; calls that find none wait a moment for one,
+so that a daemon that is back is not missed.
 """
 
+import asyncio
 import time
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,6 +20,7 @@ from hsmd.gateway.signatures import Metadata
 _METADATA_BYTES = 16 * 1024
 _CONNECT_MILLISECONDS = 5000
 _RECONNECT_MILLISECONDS = 1000  # longest pause between attempts
+_PATIENCE_SECONDS = 1.5  # the longest pause, which varies by a fifth, and a handshake
 _READY = grpc.ChannelConnectivity.READY
 
 
@@ -32,6 +35,13 @@ class _Line:
     def ready(self) -> bool:
         """Whether it is connected; one that is not is set to connecting."""
         return self.channel.get_state(try_to_connect=True) is _READY
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it is connected, or after so many seconds."""
+        try:
+            await asyncio.wait_for(self.channel.channel_ready(), seconds)
+        except TimeoutError:
+            pass  # the call that follows says best why
 
     async def call(self, method: str, request: bytes, metadata: Metadata, seconds: float) -> bytes:
         """One attempt. Raises AioRpcError."""
@@ -87,10 +97,12 @@ class Channels:
         A call that broke before the daemon answered is sent once more on another connection when it may
         be repeated. gRPC itself repeats what surely was not sent.
         """
-        line = self._best(None)
         end = time.monotonic() + seconds
+        line = self._best(None)
+        if not line.ready():
+            await line.wait(min(_PATIENCE_SECONDS, seconds))
         try:
-            return await line.call(method, request, metadata, seconds)
+            return await line.call(method, request, metadata, max(0.0, end - time.monotonic()))
         except grpc.aio.AioRpcError as error:
             if not repeatable or error.code() is not grpc.StatusCode.UNAVAILABLE or said_by_daemon(error):
                 raise
