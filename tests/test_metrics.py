@@ -104,9 +104,11 @@ def test_the_metrics_process_itself_is_replaced(watched: Watched) -> None:
     eventually(again)
 
 
-def refused(channel: Any, path: str, raw: bytes) -> None:
-    with pytest.raises(grpc.RpcError):
-        channel.unary_unary(path)(raw, timeout=20)
+def refused(channel: Any, path: str, raw: bytes) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as told:
+        channel.unary_unary(path)(raw, timeout=20, wait_for_ready=True)
+    code: grpc.StatusCode = told.value.code()
+    return code
 
 
 def test_labels_are_bounded_whatever_callers_send(watched: Watched) -> None:
@@ -114,8 +116,8 @@ def test_labels_are_bounded_whatever_callers_send(watched: Watched) -> None:
     files = [path.read_bytes() for path in (stand.dev.ca, stand.dev.key, stand.dev.certificate)]
     with grpc.secure_channel(stand.dev.grpc, grpc.ssl_channel_credentials(*files)) as channel:
         for n in range(20):
-            refused(channel, f"/hsmd.v1.Crypto/Evil{n}", b"")
-            refused(channel, f"/evil{n}.Service/X\\" + '"', b"")
+            for path in (f"/hsmd.v1.Crypto/Evil{n}", f"/evil{n}.Service/X\\" + '"'):
+                assert refused(channel, path, b"") is grpc.StatusCode.UNIMPLEMENTED
         for raw in (b"\xff" * 20, b"\x0a\x04evil", b""):
             refused(channel, f"/{ENCRYPT}", raw)
     token = stand.token()
