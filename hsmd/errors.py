@@ -441,5 +441,6 @@ STORAGE_FAILED = Fault("KMS.0102", 500, "INTERNAL", "Storage failed; nothing was
 UNAVAILABLE = Fault("KMS.0104", 503, "UNAVAILABLE", "The service is not available now: {reason}.")
 DEADLINE = Fault("KMS.0104", 503, "DEADLINE_EXCEEDED", "No answer in time: {reason}.")
 
-FAULTS: tuple[Fault, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Fault))
+NAMES: dict[Fault, str] = {value: name for name, value in list(globals().items()) if isinstance(value, Fault)}
+FAULTS: tuple[Fault, ...] = tuple(NAMES)
 BY_CODE: dict[str, Fault] = {fault.code: fault for fault in reversed(FAULTS)}

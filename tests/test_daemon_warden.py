@@ -1,4 +1,4 @@
-"""The warden and a token that fails: it stops no others, does not fill the log, and goes on by itself."""
+"""The warden and what fails: it stops no others, does not fill logs, is on record, and goes on by itself."""
 
 import sqlite3
 import time
@@ -38,6 +38,17 @@ def left(stand: Stand) -> int:
 
 def lease(stand: Stand, holder: str, until: int) -> None:
     change_rows(stand, "UPDATE leases SET holder = ?, until = ? WHERE name = 'due deletions'", holder, until)
+
+
+def rounds(stand: Stand, count: int) -> None:
+    """Wait until so many rounds have begun."""
+
+    def until() -> list[tuple[int]]:
+        return rows(stand, "SELECT until FROM leases WHERE name = 'due deletions'")
+
+    for _ in range(count):
+        before = until()
+        eventually(lambda: until() != before)  # noqa: B023 -- called before the next turn
 
 
 def writable(stand: Stand) -> bool:
@@ -80,8 +91,20 @@ def test_a_module_that_hangs_within_a_change_does_not_keep_the_store_locked(doom
     assert "Traceback" not in stand.log()
 
 
+def failures(stand: Stand) -> list[tuple[str, ...]]:
+    """What is on record of deletions that failed."""
+    found = [each for each in stand.audit() if each["method"] == "warden/due-deletions"]
+    assert {each["event"] for each in found} <= {"deleteKey"}
+    return [
+        (each["resource"], each["result"], each["detail"]["reason"])
+        for each in found
+        if each["result"] != "OK"
+    ]
+
+
 @needs_folder
-def test_a_token_that_is_away_is_told_once(doomed: Stand) -> None:
+def test_what_fails_is_told_once(doomed: Stand) -> None:
+    """A token that is away, then a row that was changed: in the journal and in the audit log."""
     stand = doomed
     before = wardens(stand)
     eventually(lambda: rows(stand, "SELECT * FROM leases"))
@@ -90,9 +113,24 @@ def test_a_token_that_is_away_is_told_once(doomed: Stand) -> None:
     with absent_token(stand):
         lease(stand, "nobody", 0)
         eventually(lambda: "nothing is done" in stand.log())
-        time.sleep(11)  # two rounds more
+        rounds(stand, 3)
         told = [line for line in stand.log().splitlines() if "nothing is done" in line]
         assert len(told) <= 2, told  # that it failed, and perhaps that it is away
+        (away,) = failures(stand)
+        assert away[1:] == ("KMS.0104", "UNAVAILABLE")
     eventually(lambda: left(stand) == _KEYS - 3)
     eventually(lambda: "due keys are seen to again" in stand.log())
     assert wardens(stand) == before
+
+    lease(stand, "another node", 1 << 50)
+    broken = ids(stand)[0]
+    backstage(stand, "due", broken)
+    change = "UPDATE keys SET description = ? WHERE id = ?"
+    change_rows(stand, change, "changed", broken)
+    lease(stand, "nobody", 0)
+    eventually(lambda: len(failures(stand)) == 2)
+    rounds(stand, 3)
+    assert failures(stand) == [away, (broken, "KMS.0101", "SealBroken")]
+    change_rows(stand, change, "", broken)
+    eventually(lambda: broken not in ids(stand))
+    assert len(failures(stand)) == 2

@@ -3,6 +3,7 @@
 The rules run in this process, over a real token and a real store.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,6 +27,8 @@ from hsmd.errors import (
     KEY_NOT_FOUND,
     KEY_PENDING_DELETION,
     KEY_USED_UP,
+    REGION_UNAVAILABLE,
+    UNAVAILABLE,
     Error,
     Fault,
 )
@@ -190,6 +193,48 @@ def test_a_deletion_that_can_not_be_recorded_does_not_happen(house: House) -> No
     assert house.sql("SELECT wrapped IS NULL FROM key_versions WHERE key_id = ?", key) == [(0,)]
     (house.folder / "audit" / "warden.jsonl").rmdir()
     assert house.carry_out() == 1
+
+
+def test_a_failure_is_on_record_when_it_begins_not_each_round(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that fails for keys, and for all of them, in this and that way, for as long as `ill` says."""
+    ill: dict[str, Exception] = {}
+
+    def do(_: Call, key: str) -> bool:
+        if key in ill:
+            raise ill[key]
+        return True
+
+    job = warden.Job("odd jobs", "rotateKey", "rotated", lambda _: ["a", "b", "c"], do)
+    jobs, file = warden.Jobs(house.core, house.audit, "test"), house.folder / "audit" / "warden.jsonl"
+
+    def rounds(*done: int) -> list[tuple[str, ...]]:
+        """What comes on record while the job is done to so many keys in each round."""
+        before = file.read_text().splitlines() if file.is_file() else []
+        assert tuple(jobs.carry_out(job, {}) for _ in done) == done
+        lines = file.read_text().splitlines()[len(before) :] if file.is_file() else []
+        assert all('"method":"warden/odd-jobs"' in line and '"event":"rotateKey"' in line for line in lines)
+        told = [json.loads(line) for line in lines]
+        return [(each["resource"], each["result"], each["detail"]["reason"]) for each in told]
+
+    ill["a"] = ValueError("canary")
+    ill["b"] = Error(REGION_UNAVAILABLE, region="west", reason="canary")
+    file.mkdir(parents=True)  # the log can't be written
+    assert rounds(1, 1) == []
+    file.rmdir()
+    both = [("a", "KMS.0101", "ValueError"), ("b", "KMS.0104", "REGION_UNAVAILABLE")]
+    assert rounds(1, 1, 1) == both
+    known, ill["a"] = ill["a"], Error(UNAVAILABLE, reason="canary")  # which ends the round
+    assert rounds(0, 0) == [("a", "KMS.0104", "UNAVAILABLE")]
+    ill["a"] = known
+    assert rounds(1, 1) == []  # these have lasted
+    ill.clear()
+    assert rounds(3) == []
+    ill["b"] = KeyError("canary")
+    assert rounds(2, 2) == [("b", "KMS.0101", "KeyError")]
+    assert "canary" not in file.read_text()
+    assert [each.message for each in caplog.records if each.exc_info] == ["odd jobs: unexpected"] * 3
 
 
 # Usage

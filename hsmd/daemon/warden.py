@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from hsmd.domain.backups import Workshop
 from hsmd.domain.core import Call, Core
 from hsmd.domain.readiness import Readiness
 from hsmd.domain.sealing import Keeper
-from hsmd.errors import UNAVAILABLE, Error
+from hsmd.errors import INTERNAL, NAMES, UNAVAILABLE, Error
 from hsmd.store import SealBroken, leases
 
 _WATCH_SECONDS = 0.25
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _PEER_PAUSE = 60.0  # for a peer that hangs: other keys are waiting
 _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
+_ALL = ""  # stands for all keys among those that are in trouble
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,10 @@ def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
 
 
 class Jobs:
-    """What is to be done round by round. What goes wrong is logged when it begins, not each round."""
+    """What is to be done round by round, by one thread.
+
+    What goes wrong is logged, and on record, when it begins, not each round.
+    """
 
     def __init__(
         self,
@@ -239,7 +243,9 @@ class Jobs:
         self._core = core
         self._audit = audit
         self._holder = holder
-        self._trouble: dict[str, str] = {}  # what was logged last: by key id, "" for all of them
+        self._trouble: dict[str, str] = {}  # what was logged last: by key id, or _ALL
+        self._failing: dict[str, set[str]] = {}  # by lease: key ids, or _ALL, whose failure is on record
+        self._started = 0.0  # when the last call began
         self._due: dict[str, int] = {}  # what is due and not done, by lease
         self._to_scrub = True  # whoever was here before may have left it undone
 
@@ -269,21 +275,23 @@ class Jobs:
                     self.carry_out(job, trouble)
                 else:  # another node sees to it, and counts
                     metrics.JOB_BACKLOG.set(0, job.lease)
+                    self._failing.pop(job.lease, None)
             if self._to_scrub:
                 self._to_scrub = not self._core.store.scrub()
         except Error as error:
-            trouble[""] = f"nothing is done: {error}"
+            trouble[_ALL] = f"nothing is done: {error}"
         self._tell(trouble)
 
     def carry_out(self, job: Job, trouble: dict[str, str]) -> int:
         """Do the job to every key whose day has come; how many it was done to.
 
-        `trouble` takes up why others stay, by key id; with "" for what prevents all: then it ends at once.
+        `trouble` takes up why others stay, by key id; with _ALL for what prevents all: then it ends at once.
         """
         count = 0
         due = job.due(self._call(job))
         left = self._due[job.lease] = len(due)
         metrics.JOB_BACKLOG.set(left, job.lease)
+        before, failing = self._failing.get(job.lease, set()), set[str]()
         for key_id in due:
             self.at_work = True
             call = self._call(job)
@@ -291,15 +299,20 @@ class Jobs:
                 with logged_as(call.caller.request_id):
                     count += job.do(call, key_id)
                 left = self._due[job.lease] = left - 1
-            except (Error, SealBroken, LookupError) as error:  # one key's trouble is not the others'
+            except Exception as error:  # whatever it is: one key's trouble is not the others'
                 metrics.JOB_FAILURES.inc(job.lease)
-                if isinstance(error, Error) and error.fault is UNAVAILABLE:  # but this is
-                    trouble[""] = f"nothing is done: {error}"
+                stops = isinstance(error, Error) and error.fault is UNAVAILABLE  # but this is
+                met = _ALL if stops else key_id
+                trouble[met] = f"nothing is done: {error}" if stops else f"not {job.done}: {error}"
+                if met in before or self._record(job, call, key_id, error):
+                    failing.add(met)
+                if stops:
+                    failing |= before  # of the others nothing is known
                     break
-                trouble[key_id] = f"not {job.done}: {error}"
             finally:
                 self.at_work = False
                 metrics.JOB_BACKLOG.set(left, job.lease)
+        self._failing[job.lease] = failing
         metrics.JOB_DONE.inc(job.lease, by=count)
         if not left:
             metrics.JOB_SUCCESS.set(self._core.clock() / 1000, job.lease)
@@ -309,27 +322,47 @@ class Jobs:
     def _tell(self, trouble: dict[str, str]) -> None:
         for key_id, why in trouble.items():
             if self._trouble.get(key_id) != why:
-                log.error("%s due but %s", f"key {key_id} is" if key_id else "keys may be", why)
-        if "" in self._trouble and "" not in trouble:
+                log.error("%s due but %s", "keys may be" if key_id == _ALL else f"key {key_id} is", why)
+        if _ALL in self._trouble and _ALL not in trouble:
             log.info("due keys are seen to again")
         self._trouble = trouble
 
     def _call(self, job: Job) -> Call:
-        started = time.monotonic()
+        self._started = time.monotonic()
         caller = Caller(kind="system", user_name="warden", source="local", request_id=uuid.uuid4().hex)
-
-        def before_commit() -> None:
-            record = of_call(
-                call.caller,
-                event=job.event,
-                method=job.method,
-                result="OK",
-                resource=call.resource,
-                key_version=call.key_version,
-                process="warden",
-                seconds=time.monotonic() - started,
-            )
-            self._audit.append(record, timeout=_AUDIT_SECONDS)
-
-        call = Call(self._core, caller, before_commit)
+        call = Call(self._core, caller, lambda: self._append(job, call, "OK"))
         return call
+
+    def _record(self, job: Job, call: Call, key_id: str, error: Exception) -> bool:
+        """Put on record that a failure begins; whether it is there."""
+        if not isinstance(error, (Error, SealBroken, LookupError)):
+            log.error("%s: unexpected", job.lease, exc_info=error)
+        if not job.event:
+            return True
+        call.resource = call.resource or key_id
+        code, reason = _named(error)
+        try:
+            self._append(job, call, code, {"reason": reason})
+        except Error:  # the log says so by itself; the next round tries again
+            return False
+        return True
+
+    def _append(self, job: Job, call: Call, result: str, detail: Mapping[str, str] | None = None) -> None:
+        record = of_call(
+            call.caller,
+            event=job.event,
+            method=job.method,
+            result=result,
+            resource=call.resource,
+            key_version=call.key_version,
+            process="warden",
+            seconds=time.monotonic() - self._started,
+        )
+        self._audit.append({**record, **({"detail": detail} if detail else {})}, timeout=_AUDIT_SECONDS)
+
+
+def _named(error: Exception) -> tuple[str, str]:
+    """The code of what went wrong, and its name: that of a fault in the table, else its class."""
+    if isinstance(error, Error):
+        return error.fault.code, NAMES[error.fault]
+    return INTERNAL.code, type(error).__name__

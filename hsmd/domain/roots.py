@@ -168,6 +168,7 @@ def settling(call: Call) -> list[str]:
 
 def settle(call: Call, label: str) -> bool:
     """Write down that no row needs it; or complete its end."""
+    call.resource = f"root-key/{label}"
     with call.read() as tx:
         root = _known(roots.root_keys(tx), label)
     if root.state == ENDING:
@@ -178,7 +179,6 @@ def settle(call: Call, label: str) -> bool:
             return False
         _put(tx, replace(root, moved=call.core.clock()))
         tx.scrub = True
-        call.resource = f"root-key/{label}"
         call.before_commit()
     return True
 
@@ -273,7 +273,6 @@ def _end(call: Call, root: RootKey) -> bool:
         if root.state != ENDING:
             return False
         _put(tx, replace(root, state=DESTROYED, destroyed=call.core.clock(), pins=False))
-        call.resource = f"root-key/{root.label}"
         call.before_commit()
     return True
 
