@@ -84,6 +84,17 @@ def forward(forwarder: Forwarder, done: Callable[[], bool], seconds: float = 300
     forwarder.part()
 
 
+def verified(place: Place, lines: Callable[[str], list[bytes]]) -> tuple[int, int]:
+    """How many records and checkpoints a receiver has, by chain: a log that is whole."""
+    copy = place.folder / "copy"
+    copy.mkdir()
+    for name, suffix in (("worker-0", "jsonl"), ("warden", "jsonl"), ("checkpoints", "chain")):
+        (copy / f"{name}.{suffix}").write_bytes(b"".join(each + b"\n" for each in lines(name)))
+    report = verify(copy, Keys.of([place.notary.public]))
+    assert report.faults == []
+    return report.records, report.checkpoints
+
+
 def pack(directory: Path) -> None:
     for path in sorted(directory.glob("worker-0.0*.jsonl"))[:-2]:
         Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -127,12 +138,7 @@ def test_all_of_it_over_syslog_and_it_can_be_verified_there(place: Place) -> Non
         place.notary.fill("worker-0", 9)
         forward(forwarder, lambda: place.standing().behind == 0)
     assert len(server.messages) == 60 + 15 + 3 + 9  # once each, as nothing went wrong
-    copy = place.folder / "copy"
-    copy.mkdir()
-    for name, suffix in (("worker-0", "jsonl"), ("warden", "jsonl"), ("checkpoints", "chain")):
-        (copy / f"{name}.{suffix}").write_bytes(b"".join(each + b"\n" for each in server.lines(name)))
-    report = verify(copy, Keys.of([place.notary.public]))
-    assert (report.faults, report.records, report.checkpoints) == ([], 84, 3)
+    assert verified(place, server.lines) == (84, 3)
 
 
 def closes(_: Syslog, connection: Any) -> None:
@@ -336,18 +342,29 @@ def test_what_is_no_cursor_stops_it(place: Place, caplog: pytest.LogCaptureFixtu
     assert len([each for each in caplog.records if "is no cursor" in each.message]) == 1
 
 
-def test_what_was_archived_before_it_was_forwarded_is_told(
+def test_what_was_archived_before_it_was_forwarded_is_told_once(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.notary.fill("worker-0", 30)
-    sorted(place.notary.directory.glob("worker-0.0*"))[0].unlink()
+    """Each gap, and not again with each try, however that ends."""
+    place.notary.fill("worker-0", 60)
+    files = sorted(place.notary.directory.glob("worker-0.0*"))
+    assert len(files) > 4
+    gaps = []
+    for number in (0, 2, 3):
+        records = [json.loads(line)["seq"] for line in files[number].read_bytes().splitlines()]
+        gaps.append((records[0], records[-1]))
+        files[number].unlink()
     with place.webhook().listening() as hook:
-        hook.answers = [(500, {}), (204, {})]  # what comes again is counted once
+        hook.answers = [*[(500, {})] * 3, (204, {})]  # what comes again is counted once
         forwarder = place.forwarder(f"https://127.0.0.1:{hook.port}/")
         forward(forwarder, lambda: place.standing().behind == 0)
-    (first, *_), *_ = seqs(hook)
-    assert place.standing().lost == first - 1 > 0
-    assert f"records 1 to {first - 1} of worker-0 are gone and were not forwarded" in caplog.text
+    first, second = gaps[0], (gaps[1][0], gaps[2][1])
+    assert [each.message for each in caplog.records if "are gone" in each.message] == [
+        f"records {start} to {end} of worker-0 are gone and were not forwarded to {NAME}"
+        for start, end in (first, second)
+    ]
+    assert place.standing().lost == sum(end - start + 1 for start, end in (first, second))
+    assert len(hook.requests) >= 4
 
 
 def test_it_goes_on_while_the_log_is_written_and_rotated(place: Place) -> None:

@@ -62,6 +62,7 @@ class Forwarder:
         self._readers: dict[Chain, Onwards] = {}
         self._unconfirmed = 0
         self._lost = 0  # before those
+        self._missed: dict[Chain, int] = {}  # the last one that was told to be gone
         self._since = 0.0  # when the first of them was sent
         self._window = target.batch_records  # smaller for who is too slow for that
         self.pause = 0.0  # seconds before the next try, after a failure
@@ -122,7 +123,7 @@ class Forwarder:
         batch = reader.take(self._window, _BATCH_BYTES)
         if not batch:
             return False
-        self._miss(name, after, batch)
+        self._miss(chain, after, batch)
         self._receiver.send(name, batch)
         self._sent[chain] = batch[-1][0]
         if not self._unconfirmed:
@@ -132,15 +133,20 @@ class Forwarder:
             self._confirm()
         return True
 
-    def _miss(self, name: str, after: int, batch: Sequence[Record]) -> None:
-        """Tell what is not on this disk any more, and was not forwarded: by the numbers of the records."""
+    def _miss(self, chain: Chain, after: int, batch: Sequence[Record]) -> None:
+        """Tell what is not on this disk any more, and was not forwarded: by the numbers of the records.
+
+        Once, however often the batch comes again.
+        """
         expected = after + 1
         for seq, _ in batch:
             if seq > expected:
-                log.error(
-                    "records %d to %d of %s are gone and were not forwarded to %s",
-                    *(expected, seq - 1, name, self._target.name),
-                )
+                if seq - 1 > self._missed.get(chain, 0):
+                    log.error(
+                        "records %d to %d of %s are gone and were not forwarded to %s",
+                        *(expected, seq - 1, chain[1], self._target.name),
+                    )
+                    self._missed[chain] = seq - 1
                 self._lost += seq - expected
             expected = seq + 1
 
