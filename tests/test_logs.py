@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from io import StringIO
@@ -14,7 +16,7 @@ from hsmd.daemon import logs
 from hsmd.printable import clean
 from hsmd.troubles import QUIET_SECONDS, Troubles
 from tests.calls import record, refused
-from tests.stand import Stand, eventually
+from tests.stand import Stand, children_of, eventually
 
 FORGED = "name\n2026-11-29 12:00:00,000 ERROR   worker-0 hsmd: forged\r\x1b[31m\u2028\x85"
 log = logging.getLogger("hsmd.test_logs")
@@ -65,6 +67,39 @@ def test_lines_of_a_call_name_it(written: StringIO) -> None:
     else:
         assert "worker-7 hsmd.test_logs: [0123456789abcdef0123456789abcdef] within" in within
         assert without.endswith("hsmd.test_logs: without")
+
+
+def test_the_gateway_s_level_is_read_again_while_it_runs(stand: Stand) -> None:
+    """By all its processes, and by those that are started later; what can't be read changes nothing."""
+    assert stand.gateway is not None
+    supervisor, whole = stand.gateway.process.pid, stand.dev.config.read_text()
+    before = len(stand.log("gateway").splitlines())
+
+    def told(text: str) -> list[str]:
+        lines = stand.log("gateway").splitlines()[before:]
+        return sorted(line.split()[3] for line in lines if line.endswith(text))
+
+    def reload(level: str) -> None:
+        stand.dev.config.write_text(f'{whole}\n[log]\nlevel = "{level}"\n')
+        os.kill(supervisor, signal.SIGHUP)
+
+    louder, everybody = "the log's level is DEBUG from now on", ["gateway", "gateway-0", "gateway-1"]
+    try:
+        reload("debug")
+        eventually(lambda: told(louder) == everybody)
+        reload("loud")
+        eventually(lambda: "the log's level stays as it is: log.level: 'loud'" in stand.log("gateway"))
+        workers = children_of(supervisor)
+        for pid in workers:  # as when all processes of a unit get it
+            os.kill(pid, signal.SIGHUP)
+        os.kill(workers[0], signal.SIGKILL)
+        eventually(lambda: len(told(louder)) == len(everybody) + 1)
+        assert workers[1] in children_of(supervisor)
+    finally:
+        stand.dev.config.write_text(whole)
+        os.kill(supervisor, signal.SIGHUP)
+    eventually(lambda: told("the log's level is INFO from now on") == everybody)
+    assert stand.rest("GET", "/v9").status == 404
 
 
 def test_one_id_in_answer_log_and_audit(stand: Stand) -> None:

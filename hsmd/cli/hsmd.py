@@ -45,7 +45,7 @@ def gateway(path: Path) -> None:
     """Run the REST gateway in the foreground."""
     from hsmd.daemon import serving  # each command loads what it needs
 
-    sys.exit(serving.serve_gateway(config.load(path)))
+    sys.exit(serving.serve_gateway(lambda: config.load(path)))
 
 
 @hsmd.command()

@@ -6,6 +6,7 @@ own: in a message control characters are spelled out, and what follows a first l
 
 import json
 import logging
+import mmap
 import sys
 from datetime import UTC, datetime
 
@@ -55,13 +56,41 @@ class _Lines(logging.Formatter):
 
 def configure(settings: Log, process: str) -> None:
     """Set the root logger up. Raises ConfigError for an unknown level."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines(process) if settings.json else _Lines(process))
+    logging.basicConfig(level=_number(settings), handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its own doings, step by step
+
+
+def _number(settings: Log) -> int:
     level = logging.getLevelNamesMapping().get(settings.level.upper())
     if level is None:
         raise ConfigError(f"log.level: {settings.level!r} is none of DEBUG, INFO, WARNING, ERROR, CRITICAL")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines(process) if settings.json else _Lines(process))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its own doings, step by step
+    return level
+
+
+class SharedLevel:
+    """The configured level of all processes that are forked from now on; it may change while they run.
+
+    It lies in memory that they share. So nobody has to be told, and who starts later has it at once.
+    """
+
+    def __init__(self, settings: Log) -> None:
+        self._word = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
+        self.change(settings)
+
+    def change(self, settings: Log) -> None:
+        """From now on it is this. Raises ConfigError for an unknown level."""
+        self._word[0] = _number(settings)
+
+    def tend(self) -> None:
+        """Keep this process to it; to be called now and then."""
+        root, level = logging.getLogger(), self._word[0]
+        if level == root.level:
+            return
+        root.setLevel(min(level, root.level))  # so that it is told
+        log.warning("the log's level is %s from now on", logging.getLevelName(level))
+        root.setLevel(level)
 
 
 class Levels:

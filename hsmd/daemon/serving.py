@@ -134,15 +134,20 @@ def _sealed(
     return bodies
 
 
-def serve_gateway(settings: Settings) -> int:
-    """The gateway's processes, until SIGTERM or SIGINT; the exit code. Raises ConfigError."""
+def serve_gateway(read: Callable[[], Settings]) -> int:
+    """The gateway's processes, until SIGTERM or SIGINT; the exit code. Raises ConfigError.
+
+    On SIGHUP the settings are read again, for the log's level.
+    """
+    settings = read()
     gateway = settings.gateway
     logs.configure(settings.log, "gateway")
+    level = logs.SharedLevel(settings.log)
     harden()  # requests and answers hold plaintexts, and its TLS key is in memory
     traces.check(settings.tracing)
     total = gateway.workers or os.cpu_count() or 1
     bodies: dict[str, Body] = {
-        f"gateway-{index}": partial(_forward, settings, f"gateway-{index}") for index in range(total)
+        f"gateway-{index}": partial(_forward, settings, f"gateway-{index}", level) for index in range(total)
     }
     place = f"{gateway.address} port {gateway.port}"
     with (
@@ -154,7 +159,16 @@ def serve_gateway(settings: Settings) -> int:
         gc.freeze()
         code = run_once(partial(_check_metrics, settings)) if settings.metrics.enabled else 0
         metrics = _metrics(settings, bodies, of_gateway=True)
-        return code or Supervisor(bodies, gateway.grace_seconds, place, metrics).run()
+        reload = partial(_reload, read, level)
+        return code or Supervisor(bodies, gateway.grace_seconds, place, metrics, reload).run()
+
+
+def _reload(read: Callable[[], Settings], level: logs.SharedLevel) -> None:
+    try:
+        level.change(read().log)
+    except ConfigError as error:
+        log.error("the log's level stays as it is: %s", error)  # noqa: TRY400  # the reason says it all
+    level.tend()
 
 
 def _metrics(
@@ -333,9 +347,10 @@ def _tell_metrics(settings: Settings, forget: Callable[[], None], of_gateway: bo
     return scraping.run(own, own.gateway_port if of_gateway else own.port, shown, ready)
 
 
-def _forward(settings: Settings, name: str, ready: Ready) -> int:
+def _forward(settings: Settings, name: str, level: logs.SharedLevel, ready: Ready) -> int:
     from hsmd.gateway import server  # loaded: see serve_gateway
 
     logs.configure(settings.log, name)
+    level.tend()
     with traces.exported(settings.tracing, "-gateway", name):
-        return server.run(settings, ready)
+        return server.run(settings, ready, level.tend)

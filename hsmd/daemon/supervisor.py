@@ -37,6 +37,7 @@ _GRACE_MARGIN = 5.0
 _POLL_SECONDS = 0.02
 _READY = b"R"
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
+_OURS = (*_ENDINGS, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +81,11 @@ class Supervisor:
         grace_seconds: float,
         place: str,
         lasting: Mapping[str, Body] = MappingProxyType({}),
+        reload: Callable[[], None] | None = None,
     ) -> None:
         """`bodies` by process name, `lasting` those that `replace` leaves alone.
 
-        `place` is where they serve, for the log.
+        `place` is where they serve, for the log. `reload` is done on SIGHUP, which otherwise ends all.
         """
         self._children = [Child(name, body) for name, body in bodies.items()]
         self._children += [Child(name, body, lasting=True) for name, body in lasting.items()]
@@ -91,6 +93,8 @@ class Supervisor:
         self._place = place
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._reload = reload
+        self._reloading = False
         self._announced = False
         self._next: list[Child] | None = None  # they start when all that serve now are gone
         self._deadline = 0.0  # of those
@@ -107,11 +111,14 @@ class Supervisor:
         for number in _ENDINGS:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        if self._reload is not None:
+            signal.signal(signal.SIGHUP, self._hang_up)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
         code = 0
         while not self._stopping:
             self._start_due()
             self._wait()
+            self._reload_if_asked()
             code = self._reap()
             if code:
                 break
@@ -156,6 +163,14 @@ class Supervisor:
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
+
+    def _hang_up(self, *_: object) -> None:
+        self._reloading = True
+
+    def _reload_if_asked(self) -> None:
+        if self._reloading and self._reload is not None:
+            self._reloading = False
+            self._reload()
 
     def _start_due(self) -> None:
         if self._next is not None:
@@ -283,10 +298,10 @@ def _fork(child: Child, ready: int | None) -> int:
     sys.stderr.flush()
     parent = os.getpid()
     # Held back until the child has let go of our handlers, which would swallow a SIGTERM meant for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     pid = os.fork()
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         return pid
     code = 1
     try:
@@ -295,7 +310,8 @@ def _fork(child: Child, ready: int | None) -> int:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is for the supervisor, and may go to all of us
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         counting.enter(child.name)
         if os.getppid() == parent:
             code = child.body(partial(_tell, ready))

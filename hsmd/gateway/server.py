@@ -26,19 +26,19 @@ _PARTING_SECONDS = 1.0  # beyond the grace time, for last words
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of TLS 1.3 are all good
 
 
-def run(settings: Settings, ready: Callable[[], None]) -> int:
+def run(settings: Settings, ready: Callable[[], None], tend: Callable[[], None] = lambda: None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code, 0 after a stop in good order.
 
-    `ready` is called once, when requests are accepted. On a signal new connections are refused and
-    requests in flight get `gateway.grace_seconds`. Raises ConfigError when a certificate or key can't be
-    read or the address can't be listened on, DescriptionError when the proto files can't be served.
+    `ready` is called once, when requests are accepted, `tend` once a second. On a signal new connections are
+    refused and requests in flight get `gateway.grace_seconds`. Raises ConfigError when a certificate or key
+    can't be read or the address can't be listened on, DescriptionError when the proto files can't be served.
     """
     context = tls_context(settings.gateway)
     app = App(settings)
     listener = listen(settings.gateway)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(app, listener, context, settings.gateway, ready))
+            runner.run(_serve(app, listener, context, settings.gateway, ready, tend))
     finally:
         listener.close()
     return 0
@@ -100,10 +100,11 @@ async def _serve(
     context: ssl.SSLContext,
     gateway: Gateway,
     ready: Callable[[], None],
+    tend: Callable[[], None],
 ) -> None:
     await app.open()
     try:
-        await _Server(app, listener, context, gateway, ready).serve()
+        await _Server(app, listener, context, gateway, ready, tend).serve()
     finally:
         await app.close()
 
@@ -118,6 +119,7 @@ class _Server(uvicorn.Server):
         context: ssl.SSLContext,
         gateway: Gateway,
         ready: Callable[[], None],
+        tend: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -136,6 +138,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._ready = ready
+        self._tend = tend
         self._app = app
         self._door = Door(listener, context, self._connection, lambda: len(self.server_state.connections))
 
@@ -173,6 +176,7 @@ class _Server(uvicorn.Server):
         if counter % 10 == 0:
             metrics.GATEWAY_CONNECTIONS.set(len(self.server_state.connections))
             self._app.measure()
+            self._tend()
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection) and connection.overdue(now):
