@@ -1,6 +1,7 @@
 """The seal of a daemon: sealed start, unsealing by two of three, sealing again, and what is refused."""
 
 import json
+import operator
 import stat
 import tempfile
 import threading
@@ -17,8 +18,9 @@ from hsmd import sealfile
 from hsmd.client import ApiError, Client
 from hsmd.pb.v1 import sealing_pb2 as pb
 from hsmd.pb.v1 import ukeys_pb2
+from tests.receivers import Syslog, authority, context
 from tests.seals import Door, SealedStand, health, operators, packed, sealed
-from tests.stand import children_of, eventually
+from tests.stand import children_of, eventually, free_port
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,28 @@ def test_sockets_refuse_while_sealed(tmp_path: Path) -> None:
 
 
 def test_seal_and_unseal_again(tmp_path: Path) -> None:
-    with sealed(tmp_path) as stand:
+    """And the audit log is forwarded, sealed or not: nothing of it is lost on the way."""
+    tls = tmp_path / "tls"
+    tls.mkdir()
+    receiver = Syslog(context(authority(tls).server("server", ["127.0.0.1"])), port=free_port())
+    target = f'name = "siem", url = "syslog+tls://127.0.0.1:{receiver.port}", ca = "{tls / "ca.pem"}"'
+    settings = {"HSMD__AUDIT__FORWARD": f"[{{ {target} }}]"}
+
+    def forwarded(event: str) -> int:
+        """How many refusals of that event the receiver has."""
+        records = [json.loads(line) for line in chains()[1]]
+        return sum(each["event"] == event and each["result"] == "KMS.0104" for each in records)
+
+    def chains() -> tuple[list[bytes], list[bytes]]:
+        """What stands in the log, and what the receiver has of it, chain by chain."""
+        files = sorted((stand.dev.data / "audit").glob("*.jsonl"))
+        written = [line for file in files for line in file.read_bytes().splitlines()]
+        return written, [line for file in files for line in receiver.lines(file.stem)]
+
+    with receiver.listening(), sealed(tmp_path / "stand", settings) as stand:
+        with stand.client() as client, refusal("KMS.0104"):
+            client.create_key("books")
+        eventually(lambda: forwarded("createKey"))
         stand.unseal()
         _serves(stand)
         with stand.client() as client:
@@ -139,9 +162,11 @@ def test_seal_and_unseal_again(tmp_path: Path) -> None:
         with stand.door() as door:
             door.shut(stand.operators[2])
         eventually(lambda: stand.health() == "NOT_SERVING")
-        assert not before & set(children_of(stand.daemon.process.pid))  # type: ignore[union-attr]
+        eventually(lambda: not before & set(children_of(stand.daemon.process.pid)))  # type: ignore[union-attr]
+        eventually(lambda: stand.health() == "NOT_SERVING")
         with stand.client() as client, refusal("KMS.0104"):
             client.decrypt(blob)
+        eventually(lambda: forwarded("decryptData"))  # it was tried again and again
         (record,) = _records(stand, "seal")
         assert (record["user"], record["identity"], record["result"]) == ("Chen", "ukey", "OK")
         assert "sealed by an operator" in stand.log()
@@ -149,6 +174,7 @@ def test_seal_and_unseal_again(tmp_path: Path) -> None:
         _serves(stand)
         with stand.client() as client:
             assert client.decrypt(blob) == b"data"
+        eventually(lambda: operator.eq(*chains()))
 
 
 @pytest.mark.soak
