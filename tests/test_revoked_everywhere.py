@@ -128,6 +128,6 @@ def again(stand: Stand, folder: Path) -> Client:
 
 
 def _came_to(stand: Stand, user_id: str) -> set[str]:
-    """The workers that the user's certificate came to; the login by password may have been answered by another."""
+    """The workers that the user's certificate came to; a login by password may have come to another."""
     own = [each for each in stand.audit() if each["user_id"] == user_id and each["identity"] == "certificate"]
     return {str(each["process"]) for each in own}

@@ -7,6 +7,7 @@ so that a daemon that is back is not missed.
 
 import asyncio
 import time
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -38,10 +39,8 @@ class _Line:
 
     async def wait(self, seconds: float) -> None:
         """Return when it is connected, or after so many seconds."""
-        try:
+        with suppress(TimeoutError):  # the call that follows says best why
             await asyncio.wait_for(self.channel.channel_ready(), seconds)
-        except TimeoutError:
-            pass  # the call that follows says best why
 
     async def call(self, method: str, request: bytes, metadata: Metadata, seconds: float) -> bytes:
         """One attempt. Raises AioRpcError."""
