@@ -79,12 +79,12 @@ class SealedStand(Stand):
     def __init__(self, folder: Path, settings: dict[str, str] | None = None, *, due: int = 2) -> None:
         super().__init__(folder, settings)
         self.operators = operators("Ada", "Bruno", "Chen")
-        self.pin = (self.dev.data / "pin").read_text()
+        self.pin = self.pin_file.read_text()
         self.seal_file = self.dev.data / "seal.json"
         self.admin_port = free_port()
         backstage(self, "operators", str(due), *(each.row for each in self.operators))
         self.seal_with({sealfile.HSM: self.pin}, due=due)
-        (self.dev.data / "pin").unlink()
+        self.pin_file.unlink()
         self.settings |= {
             "HSMD__HSM__PIN_FILE": "",
             "HSMD__ADMIN__ENABLED": "true",

@@ -168,6 +168,11 @@ class Stand:
     def _token_folders(self) -> set[Path]:
         return {path for path in (self.dev.data / "token").glob("*") if path.is_dir()}
 
+    @property
+    def pin_file(self) -> Path:
+        """Where the daemon has the token's PIN from."""
+        return Path(self.settings.get("HSMD__HSM__PIN_FILE", self.dev.data / "pin"))
+
     # Processes
 
     def start(self, *, gateway: bool = True) -> None:

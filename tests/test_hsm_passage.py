@@ -249,6 +249,9 @@ def test_the_pin_changes_and_logins_go_on(tmp_path: Path) -> None:
             with pytest.raises(TokenRefused):
                 token.change_pin(old, wanted)
         token.change_pin(made.pin, new)
+        assert token.has_pin(new, instead_of=made.pin)
+        assert not token.has_pin(made.pin, instead_of=new)
+        assert not token.has_pin("99999999", instead_of=made.pin)
         token.make_hmac_key("hsmd-sealing")
         assert len(token.hmac(token.find("hsmd-sealing"), b"")) == 32
     with pytest.raises(TokenRefused), connected(made):

@@ -95,6 +95,10 @@ def ended(stand: Stand, client: Client, *keys: str) -> None:
     for key in keys:
         client.schedule_deletion(key, 7)
     backstage(stand, "due", *keys)
+    _gone(stand, *keys)
+
+
+def _gone(stand: Stand, *keys: str) -> None:
     eventually(lambda: _states(stand, keys) == {0})
     eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
 
@@ -544,7 +548,7 @@ def test_only_an_empty_one_is_deleted(house: Stand, owner: Client, own: str) -> 
     assert "1 key" in rest.last.message
     assert vaults.objects(house, "vault-2") == [f"hsmd-key-{keys[1]}-1"]
     backstage(house, "due", keys[1])
-    eventually(lambda: _states(house, (keys[1],)) == {0})
+    _gone(house, keys[1])
     vaults.delete(owner, own)
     assert vaults.objects(house, "vault-2") == []
     for key in keys:

@@ -50,10 +50,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     administrators = [crew.soft(name, "administrator") for name in ("alice", "bob", "carol")]
     crew.enrol(2, 2, *operators, *administrators)
     one = House(stand, crew, *operators, *administrators[:2])
-    pin = (stand.dev.data / "pin").read_text()
+    pin = stand.pin_file.read_text()
     holders = [sealfile.Holder(each.id, each.name, each.public_key, each.opens) for each in operators]
     sealfile.write(one.file, sealfile.make({sealfile.HSM: pin}, holders, 2, now=1_700_000_000_000))
-    (stand.dev.data / "pin").unlink()
+    stand.pin_file.unlink()
     stand.settings |= {"HSMD__HSM__PIN_FILE": "", "HSMD__SEAL__FILE": str(one.file)}
     try:
         stand.start(gateway=False)

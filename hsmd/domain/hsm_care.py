@@ -56,24 +56,15 @@ def _change(call: Call, _decided: Decided) -> Outcome:
     except TokenRefused as error:
         if pin == fresh:
             keeper.abandon()
-        if pin == fresh or not _has(call, pin):
+        if pin == fresh or not core.token.has_pin(pin, keeper.pin):
             raise Error(PARAMETER_INVALID, name="token", reason=str(error)) from error
     except Error:
-        if not _has(call, pin):
+        if not core.token.has_pin(pin, keeper.pin):  # it may have taken it, though it did not say so
             raise
     with call.change() as tx:
         call.resource = f"hsm/{_serial(call)}"
         keeper.settle(tx, pin, core.clock())
     return Outcome(call.resource)
-
-
-def _has(call: Call, pin: str) -> bool:
-    """Whether the HSM took the PIN, though it did not say so."""
-    try:
-        call.core.token.change_pin(pin, pin)
-    except TokenRefused:
-        return False
-    return True
 
 
 def _before_destruction(call: Call, _tx: Tx, parameters: Parameters) -> Facts:

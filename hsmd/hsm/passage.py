@@ -16,6 +16,7 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PKCS11Error
+from pkcs11.exceptions import PinInvalid
 from pkcs11.types import Session
 
 from hsmd.algorithms import KEY_SPECS, SIGNATURE_ALGORITHMS
@@ -236,6 +237,27 @@ class PassageWork(KeptWork):
                 if sort_of(error) is Sort.PIN:
                     raise TokenRefused(f"the token refuses to change the PIN: {name_of(error)}") from error
                 raise
+
+    def has_pin(self, pin: str, instead_of: str) -> bool:
+        """Whether the user PIN is `pin` and no longer the other one. Raises Error(UNAVAILABLE).
+
+        No login would tell, as this process is logged in. Each is tried by a change to itself. Some tokens
+        want another one then, and say so (PinInvalid) to who knows the PIN; others say it of a PIN's form
+        before they look whether it is right: hence the other one must be refused, too.
+        """
+        return not self._knows(instead_of) and self._knows(pin)
+
+    def _knows(self, pin: str) -> bool:
+        with self._writing() as (_, session):
+            try:
+                session.set_pin(pin, pin)
+            except PinInvalid:
+                return True
+            except PKCS11Error as error:
+                if sort_of(error) is Sort.PIN:
+                    return False
+                raise
+        return True
 
     def longest_pin(self) -> int:
         """How many bytes a user PIN may have."""
