@@ -647,12 +647,17 @@ def test_the_public_port_knows_no_proposals(place: Place) -> None:
 # Rows that somebody has changed
 
 
-def refused_as_broken(client: AdminClient, proposal_id: str) -> str:
-    """It is not carried out, and nobody outside is told more; the call's id."""
+def refused_as_broken(place: Place, client: AdminClient, proposal_id: str) -> None:
+    """It is not carried out, nobody outside is told more, and it is on record."""
     with pytest.raises(ApiError) as caught:
         execute(client, proposal_id)
     assert caught.value.code == "KMS.0101"
-    return caught.value.request_id
+    written = record(place.stand, caught.value.request_id)
+    assert [written[name] for name in ("event", "resource", "result")] == [
+        "executeProposal",
+        proposal_id,
+        "KMS.0101",
+    ]
 
 
 def test_a_changed_proposal_is_refused(place: Place) -> None:
@@ -662,8 +667,7 @@ def test_a_changed_proposal_is_refused(place: Place) -> None:
     statement = "UPDATE proposals SET parameters = ? WHERE id = ?"
     change_rows(place.stand, statement, parameters.replace(key, other), made.id)
     with place.crew.client(place.alice) as alice:
-        written = record(place.stand, refused_as_broken(alice, made.id))
-        assert (written["event"], written["result"]) == ("executeProposal", "KMS.0101")
+        refused_as_broken(place, alice, made.id)
         assert (_state(place, key), _state(place, other)) == (2, 2)
         change_rows(place.stand, statement, parameters, made.id)
         assert execute(alice, made.id).state == "executed"
@@ -681,7 +685,7 @@ def test_what_was_done_is_not_open_again_when_its_row_is_put_back(place: Place) 
         (after,) = rows(place.stand, look, made.id)
         decide(place.crew, [place.alice, place.bob], "unfreeze-key", key_id=key, reason="")
         change_rows(place.stand, put, *before, made.id)
-        refused_as_broken(alice, made.id)
+        refused_as_broken(place, alice, made.id)
         change_rows(place.stand, put, *after, made.id)
         assert show(alice, made.id).state == "executed"
     assert _state(place, key) == 2
@@ -694,11 +698,11 @@ def test_an_approval_moved_to_another_proposal_or_ukey_does_not_count(place: Pla
         second = propose(alice, "freeze-key", key_id=key, reason="other")
         move = "UPDATE approvals SET proposal_id = ? WHERE proposal_id = ? AND ukey_id = ?"
         change_rows(place.stand, move, second.id, first.id, place.bob.id)
-        refused_as_broken(alice, second.id)
+        refused_as_broken(place, alice, second.id)
         change_rows(place.stand, move, first.id, second.id, place.bob.id)
         move = "UPDATE approvals SET ukey_id = ? WHERE proposal_id = ? AND ukey_id = ?"
         change_rows(place.stand, move, place.carl.id, first.id, place.bob.id)
-        refused_as_broken(alice, first.id)
+        refused_as_broken(place, alice, first.id)
         change_rows(place.stand, move, place.bob.id, first.id, place.carl.id)
         assert execute(alice, first.id).state == "executed"
 

@@ -462,6 +462,7 @@ def test_nobody_between_gets_a_signature_that_is_worth_something(place: Place, l
                 with pytest.raises(ApiError):
                     listed(client)
                 assert relay.refused == ["APIGW.0301"]
+                assert place.last("loginUkey")["result"] == "APIGW.0301"
             else:
                 with pytest.raises(ClientError, match="nothing was signed"):
                     listed(client)
