@@ -90,8 +90,11 @@ class Council:
         return proposals.approve(self.call(name), shown.proposal.id, self.soft[name].sign(signed))
 
     def decided(self, operation: str, /, **parameters: object) -> Shown:
+        """Alice proposes, and can't do it alone; Bob approves, too."""
         shown = self.propose("alice", operation, **parameters)
         self.approve("alice", shown)
+        if shown.needed:
+            self.refused(QUORUM_MISSING, "alice", shown)
         return self.approve("bob", shown)
 
     def execute(self, name: str, shown: Shown) -> Shown:

@@ -41,11 +41,13 @@ class House:
         self.crew.enrol(2, 2, *self.people, *operators)
 
     def decide(self, *words: str, finish: bool = True) -> Any:
-        """Proposed by the first, approved by two, carried out by the third."""
+        """Proposed by the first, approved by two, carried out by the third; the first alone can't."""
         alice, bob, carol = self.people
         proposal = json.loads(self.crew.hsmctl(alice, "--json", "propose", *words))["id"]
-        for each in (alice, bob):
-            self.crew.hsmctl(each, "approve", proposal, "--yes")
+        self.crew.hsmctl(alice, "approve", proposal, "--yes")
+        alone = self.crew.run(alice, "execute", proposal, "--yes")
+        assert (alone.returncode, "1 of the 2" in alone.stderr) == (1, True), alone.stderr
+        self.crew.hsmctl(bob, "approve", proposal, "--yes")
         return self.execute(carol, proposal) if finish else proposal
 
     def execute(self, who: Holder, proposal: str) -> Any:
