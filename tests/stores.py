@@ -4,10 +4,12 @@ import hmac
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,7 @@ def new_url(
 ) -> Iterator[str]:
     """The URL of a database that is empty, or not there yet; or that has our tables."""
     if kind == "sqlite":
-        url = f"sqlite:///{directory}/store.db"
-        if upgraded:
-            upgrade(url)
-        yield url
+        yield _sqlite(directory) if upgraded else f"sqlite:///{directory}/store.db"
         return
     server, name = request.getfixturevalue("postgresql_server"), f"hsmd_test_{uuid.uuid4().hex}"
     url = postgresql.new_database(server, name, *([] if upgraded else ["template0"]))
@@ -77,9 +76,23 @@ def store(store_url: str) -> Iterator[Store]:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """An SQLite store."""
-    url = f"sqlite:///{tmp_path}/store.db"
-    upgrade(url)
-    return url
+    return _sqlite(tmp_path)
+
+
+def _sqlite(directory: Path) -> str:
+    """A copy of one with our tables; to make them step by step takes longer than most tests."""
+    path = directory / "store.db"
+    path.write_bytes(_template())
+    path.chmod(0o600)
+    return f"sqlite:///{path}"
+
+
+@cache
+def _template() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        upgrade(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 @pytest.fixture
@@ -102,10 +115,18 @@ def behind_its_back(url: str, statement: str, *values: object) -> list[Any]:
     if is_sqlite(url):
         with closing(sqlite3.connect(path_of(url), isolation_level=None)) as connection:
             return connection.execute(statement, values).fetchall()
-    with closing(psycopg.connect(url, autocommit=True)) as server:
-        server.execute("SET session_replication_role = replica")
-        cursor = server.execute(statement.replace("?", "%s").encode(), values)
-        return cursor.fetchall() if cursor.description else []
+    if _superuser(url).closed:
+        _superuser.cache_clear()
+    cursor = _superuser(url).execute(statement.replace("?", "%s").encode(), values)
+    return cursor.fetchall() if cursor.description else []
+
+
+@lru_cache(maxsize=1)
+def _superuser(url: str) -> psycopg.Connection[Any]:
+    """Kept, since one test may run a thousand statements."""
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute("SET session_replication_role = replica")
+    return connection
 
 
 def make_key(number: int = 1, **changes: Any) -> Key:

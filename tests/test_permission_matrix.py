@@ -122,17 +122,17 @@ def test_the_table_agrees_with_what_methods_declare() -> None:
 # Requests that are in order, but for what the table is about
 
 
-AES, RSA, MAC, EC = (
+AES, SIGNER, MAC, EC = (
     ("AES_256", ""),
-    ("RSA_2048", "SIGN_VERIFY"),
+    ("EC_P256", "SIGN_VERIFY"),
     ("HMAC_256", ""),
     ("EC_P256", "KEY_AGREEMENT"),
 )
-KIND_OF_KEY = {"Agreement.": EC, "Signing.": RSA, "Macs.": MAC}
+KIND_OF_KEY = {"Agreement.": EC, "Signing.": SIGNER, "Macs.": MAC}
 PEER = ec.generate_private_key(ec.SECP256R1()).public_key()
 PEER_DER = PEER.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 ATTESTED = {"custom_signature": b"x", "custom_public_key": b"x", "expire_time": "2030-01-31T12:00:00Z"}
-SIGNED: dict[str, Any] = {"message": b"x", "signing_algorithm": 1, "message_type": 2}
+SIGNED: dict[str, Any] = {"message": b"x", "signing_algorithm": 7, "message_type": 2}
 
 
 @dataclass
