@@ -299,3 +299,22 @@ def test_values_that_can_not_work_are_refused(tmp_path: Path, text: str, path: s
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"^{path}: "):
         load(file, {})
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.7", "metrics.example"])  # noqa: S104 -- refused
+def test_metrics_beyond_the_loopback_are_for_certificates_only(tmp_path: Path, address: str) -> None:
+    table = f'[metrics]\nenabled = true\naddress = "{address}"\n'
+    ours, theirs = 'certificate = "c.pem"\nkey = "c.key"\n', 'client_ca = "ca.pem"\n'
+    for given in ("", ours):
+        with pytest.raises(ConfigError, match=r"^metrics\.address: beyond the loopback "):
+            load(written(tmp_path, table + given), {})
+    with pytest.raises(ConfigError, match=r"^metrics\.client_ca: "):
+        load(written(tmp_path, table + theirs), {})
+    assert load(written(tmp_path, table + ours + theirs), {}).metrics.address == address
+    assert load(written(tmp_path, table.replace("true", "false")), {}).metrics.address == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_metrics_on_the_loopback_are_for_everybody_there(tmp_path: Path, address: str) -> None:
+    table = f'[metrics]\nenabled = true\naddress = "{address}"\n'
+    assert load(written(tmp_path, table), {}).metrics.is_local
