@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from bench_callers import CALLERS, REFUSALS
 from bench_load import Load, Neighbours, grpc_load
 from bench_meters import DATA, ECHO, ENCRYPT, RANDOM
+from bench_processes import METERS, Meters, Turns, meter
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -31,70 +33,42 @@ from hsmd.client import Client
 from hsmd.daemon.development import Development, prepare
 from hsmd.pb.v1 import crypto_pb2, limits_pb2
 
-_METERS = Path(__file__).with_name("bench_meters.py")
 _WORKERS = 2
 _LOCAL_THREADS = 4
 _HMAC = "token: HMAC-SHA-256 through hsmd's room hsm, one process"
 _WAY = "the pipeline alone, for a method open to anybody"
 _WAY_AND_HMAC = "the same, and the HSM's HMAC"
-_ALONE = "a tenant's encrypt-data 1 KiB at 200 a second, 99th percentile"
-_MAY, _TIMES = 50, 20  # calls a second that a project may make, and how many times as many it asks for
+_MAY, _TIMES = 20, 20  # calls a second that a project may make, and how many times as many it asks for
+_ALONE = f"a tenant's encrypt-data 1 KiB at {Neighbours.PACE} a second, 99th percentile"
+_LIMIT = "the flood: what that tenant may ask for"
 _READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a row is held against another: what is compared, of both rates, and how that is written."""
+
+    name: str
+    of: Callable[[float, float], float]
+    form: str
+
+
+RATES = Comparison("rates", lambda ours, theirs: ours / theirs, "{:.2f}")
+TIMES = Comparison("times", lambda ours, theirs: theirs / ours, "{:.2f}")
+GROWTH = Comparison("times, growth in %", lambda ours, theirs: 100 * (theirs / ours - 1), "{:+.0f} %")
+BEYOND = Comparison("times, difference in µs", lambda ours, theirs: 1e6 / ours - 1e6 / theirs, "{:+.0f} µs")
 
 
 @dataclass(slots=True)
 class Row:
-    """One line of the table: what is measured, and the row and target that it is held against.
-
-    The ratio is this row's rate by the other's, or, if `by_time`, this one's time by the other's. With
-    `beyond` it is no ratio, but what this one takes longer, in µs.
-    """
+    """One line of the table: what is measured, and the row and target that it is held against."""
 
     name: str
     measure: Callable[[float], float]
     against: str = ""
     target: str = ""
-    by_time: bool = False
-    beyond: bool = False
+    how: Comparison = RATES
     rates: list[float] = field(default_factory=list)
-
-
-class Meters:
-    """Processes of bench_meters.py that measure at the same time; their rates are added."""
-
-    def __init__(self, stack: ExitStack, *commands: list[str]) -> None:
-        """They start when they are asked first, one after the other: tokens mind many that log in at once."""
-        self._stack, self._commands = stack, commands
-        self._processes: list[subprocess.Popen[str]] = []
-
-    def __call__(self, seconds: float) -> float:
-        """Measure; operations a second."""
-        if not self._processes:
-            self._processes = [self._stack.enter_context(_meter(command)) for command in self._commands]
-        for process in self._processes:
-            _tell(process, str(seconds))
-        return sum(float(_hear(process)) for process in self._processes)
-
-
-@contextmanager
-def _meter(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(  # noqa: S603 -- our own
-        [sys.executable, _METERS, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        if _hear(process) != "ready":
-            raise click.ClickException(f"{command[0]} can't be measured; its message stands above")
-        yield process
-        process.kill()
-
-
-def _tell(process: subprocess.Popen[str], text: str) -> None:
-    if process.stdin is not None:
-        process.stdin.write(f"{text}\n")
-        process.stdin.flush()
-
-
-def _hear(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline().strip() if process.stdout is not None else ""
 
 
 def rest_load(development: Development, key: str, folder: Path, seconds: float) -> float:
@@ -132,7 +106,7 @@ class Bench:
         self._loud = self._add_loud(environment)
         children = stack.enter_context(Children(20.0))
         hsmd = str(Path(sys.executable).with_name("hsmd"))
-        unaudited = [sys.executable, str(_METERS), "unaudited"]
+        unaudited = [sys.executable, str(METERS), "unaudited"]
         self._start_apart(children, data / "unaudited", unaudited, environment, ports[0] + 1)
         counted = {**environment, "HSMD__METRICS__ENABLED": "true", "HSMD__METRICS__PORT": str(ports[0] + 5)}
         self._start_apart(children, data / "counted", [hsmd], counted, ports[0] + 3)
@@ -185,7 +159,7 @@ class Bench:
         workers = [folder / f"{number}.sock" for number in range(_WORKERS)]
         echoes = [folder / f"echo-{number}.sock" for number in range(_WORKERS)]
         for echo in echoes:
-            self._stack.enter_context(_meter(["echo", str(echo)]))
+            self._stack.enter_context(meter(["echo", str(echo)]))
         with Client(f"unix:{workers[0]}") as client:
             key = client.create_key("bench")
             answer = len(client.encrypt(key, DATA))
@@ -251,13 +225,12 @@ class Bench:
                 meters("create_key", f"unix:{workers[0]}"),
                 "generate + wrap + one durable commit",
                 "≤ 3.00",
-                by_time=True,
+                TIMES,
             ),
             *self._neighbours(request, answer),
-            Row(_HMAC, meters("mac", path)),
-            Row(_WAY, meters("way", path, key, "no")),
-            Row(_WAY_AND_HMAC, meters("way", path, key, "yes")),
+            Row(_HMAC, meters("mac", path, key)),
             *self._callers(path, key),
+            *self._refusals(path, key),
         ]
 
     def _neighbours(self, request: bytes, answer: int) -> Iterator[Row]:
@@ -281,32 +254,26 @@ class Bench:
             "encrypt-data 1 KiB, two workers",
         )
         yield Row(_ALONE, both.alone)
-        yield Row(
-            f"the same beside a tenant that asks for {_TIMES} times its {_MAY}",
-            both.beside,
-            _ALONE,
-            "≤ 1.50",
-            by_time=True,
-        )
-        yield Row("how often that tenant asked meanwhile", both.asked, target=f"≥ {_MAY * _TIMES:,} a second")
+        yield Row("the same beside the flood of another tenant", both.beside, _ALONE, "≤ +50 %", GROWTH)
+        yield Row(_LIMIT, lambda _seconds: float(_MAY))
+        yield Row("the flood: what it did ask for", both.asked, _LIMIT, f"≥ {_TIMES}")
 
     def _callers(self, path: str, key: str) -> Iterator[Row]:
         """What it takes to know who calls and what it may; signatures are checked by an HMAC in the HSM."""
-        for kind, signs in (
-            ("signature", True),
-            ("temporary-key", True),
-            ("token", False),
-            ("certificate", False),
-        ):
-            for conditions in ("no", "yes"):
-                policy = "a policy with conditions" if conditions == "yes" else "a plain policy"
-                yield Row(
-                    f"who calls and may it: {kind}, {policy}",
-                    Meters(self._stack, ["caller", path, kind, key, conditions]),
-                    _WAY_AND_HMAC if signs else _WAY,
-                    "≤ +60 µs",
-                    beyond=True,
-                )
+        turns = Turns(self._stack, ["callers", path, key])
+        yield Row(_WAY, turns.of(0))
+        yield Row(_WAY_AND_HMAC, turns.of(1))
+        for number, (kind, conditions) in enumerate(CALLERS, 2):
+            policy = "a policy with conditions" if conditions else "a plain policy"
+            floor = _WAY_AND_HMAC if kind in ("signature", "temporary-key") else _WAY
+            name = f"who calls and may it: {kind}, {policy}"
+            yield Row(name, turns.of(number), floor, "≤ +60 µs", BEYOND)
+
+    def _refusals(self, path: str, key: str) -> Iterator[Row]:
+        """Who is known and who is not: what could be told by the time that a refusal takes."""
+        turns = Turns(self._stack, ["refusals", path, key])
+        for number, (name, known) in enumerate(REFUSALS):
+            yield Row(name, turns.of(number), known, how=BEYOND)
 
 
 def _children_of(pid: int) -> list[int]:
@@ -318,14 +285,12 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def ratio(row: Row, rows: dict[str, Row]) -> float | None:
-    """The median of the ratios (or differences), each taken within a round."""
+def compared(row: Row, rows: dict[str, Row]) -> float | None:
+    """The median of what comes out of each round."""
     if row.against not in rows:  # none is meant, or it was not asked for
         return None
     pairs = list(zip(row.rates, rows[row.against].rates, strict=True))
-    if row.beyond:
-        return statistics.median(1e6 / ours - 1e6 / theirs for ours, theirs in pairs)
-    return statistics.median(theirs / ours if row.by_time else ours / theirs for ours, theirs in pairs)
+    return statistics.median(row.how.of(*pair) for pair in pairs)
 
 
 def table(rows: list[Row]) -> Table:
@@ -338,14 +303,14 @@ def table(rows: list[Row]) -> Table:
     for column in (shown.columns[0], *shown.columns[2:]):
         column.justify, column.no_wrap = "right", True
     for row in rows:
-        middle, share = statistics.median(row.rates), ratio(row, named)
+        middle, share = statistics.median(row.rates), compared(row, named)
         shown.add_row(
             numbers[row.name],
             row.name,
             f"{middle:,.0f}",
             f"{min(row.rates):,.0f} to {max(row.rates):,.0f}",
             f"{1e6 / middle:,.0f}",
-            "" if share is None else f"{share:+.0f} µs" if row.beyond else f"{share:.2f}",
+            "" if share is None else row.how.form.format(share),
             numbers.get(row.against, ""),
             row.target,
         )
@@ -372,8 +337,8 @@ def document(rows: list[Row], bench: Bench, rounds: int, seconds: float) -> dict
                 "median": statistics.median(row.rates),
                 "rounds": row.rates,
                 "against": row.against or None,
-                "ratio": ratio(row, named),
-                "ratio_of": "µs beyond" if row.beyond else "times" if row.by_time else "rates",
+                "ratio": compared(row, named),
+                "ratio_of": row.how.name,
                 "target": row.target or None,
             }
             for row in rows

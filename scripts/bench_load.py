@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 _CONNECTIONS, _STREAMS = 8, 4
-_QUIET_PACE = 200  # calls a second
-_AHEAD_SECONDS = 1.0  # a flood begins so long before what it is to disturb, and ends after it
+_AHEAD_SECONDS = 2.0  # a flood begins so long before what it is to disturb, and ends after it
+_LEAST_CALLS = 2_000  # for a 99th percentile
 _RATE = re.compile(r"finished in [^,]*, ([0-9.]+) req/s")
 _DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored")
 _DATA = re.compile(r"\((\d+)\) data")
@@ -88,25 +88,33 @@ def _framed(message: bytes) -> bytes:
 class Neighbours:
     """Two tenants: what the quiet one's calls take, alone and while the loud one asks and asks."""
 
+    PACE = 200  # calls a second of the quiet one
+
     def __init__(self, quiet: Load, loud: Load, folder: Path) -> None:
         """Take what they ask for; `loud` has its pace."""
-        self._quiet = replace(quiet, pace=_QUIET_PACE, log=folder / "quiet.log")
+        self._quiet = replace(quiet, pace=self.PACE, log=folder / "quiet.log")
         self._loud = loud
         self._asked = 0.0
 
     def alone(self, seconds: float) -> float:
-        """Measure; 1 / the 99th percentile."""
-        return 1 / self._quiet.p99(seconds)
+        """Measure, for as long as a percentile takes; 1 / the 99th percentile."""
+        return 1 / self._quiet.p99(_long(seconds))
 
     def beside(self, seconds: float) -> float:
         """The same while the other one asks."""
         with ThreadPoolExecutor(1) as pool:
-            flood = pool.submit(self._loud, seconds + 2 * _AHEAD_SECONDS)
+            flood = pool.submit(self._loud, _long(seconds) + 2 * _AHEAD_SECONDS)
             time.sleep(_AHEAD_SECONDS)
-            found = 1 / self._quiet.p99(seconds)
+            found = 1 / self._quiet.p99(_long(seconds))
             self._asked = flood.result()
         return found
 
-    def asked(self, _seconds: float) -> float:
+    def asked(self, seconds: float) -> float:
         """How often the other one asked, a second, at the latest measurement beside it."""
+        if not self._asked:
+            self.beside(seconds)
         return self._asked
+
+
+def _long(seconds: float) -> float:
+    return max(seconds, _LEAST_CALLS / Neighbours.PACE)

@@ -2,12 +2,14 @@
 
     python bench_meters.py METER ARGUMENT...
 
-says "ready", then answers each line (seconds) on standard input with a line: operations a second.
+says "ready", then answers each line (seconds) on standard input with a line: operations a second. Meters
+whose operations take turns say that of each.
 """
 
 import os
 import secrets
 import sqlite3
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import grpc
 import pkcs11
-from bench_callers import caller, mac, way
+from bench_callers import callers, mac, refusals
 
 from hsmd import config
 from hsmd.algorithms import AES_256
@@ -34,6 +36,7 @@ ENCRYPT = "/hsmd.v1.Crypto/EncryptData"
 RANDOM = "/hsmd.v1.Crypto/GenRandom"
 _IV = bytes(12)
 _ECHO_THREADS = 8  # as the daemon's
+_TURN_SECONDS = 0.01  # of an operation, before it is another one's turn
 Operation = Callable[[], object]
 
 
@@ -139,13 +142,26 @@ def repeat(operation: Operation, seconds: float) -> float:
     return count / elapsed
 
 
+def in_turn(operations: list[Operation], seconds: float) -> list[float]:
+    """Of each: how many there would be a second, if all took what the median one does."""
+    took: list[list[float]] = [[] for _ in operations]
+    end = time.perf_counter() + seconds * len(operations)
+    while time.perf_counter() < end:
+        for operation, found in zip(operations, took, strict=True):
+            until = time.perf_counter() + _TURN_SECONDS
+            while (began := time.perf_counter()) < until:
+                operation()
+                found.append(time.perf_counter() - began)
+    return [1 / statistics.median(each) for each in took]
+
+
 def main() -> None:
     """Be the meter that is asked for."""
     name, *arguments = sys.argv[1:]
     if name in ("echo", "unaudited"):
         {"echo": echo, "unaudited": unaudited}[name](*arguments)
         return
-    known = (raw_token, token, mac, make_and_commit, encrypt_data, caller, way, create_key)
+    known = (raw_token, token, mac, make_and_commit, encrypt_data, create_key, callers, refusals)
     meters = {each.__name__: each for each in known}
     operations: list[Operation] = meters[name](*arguments)
     for operation in operations:
@@ -153,7 +169,11 @@ def main() -> None:
     _say("ready")
     with futures.ThreadPoolExecutor(len(operations)) as pool:
         for line in sys.stdin:
-            _say(str(sum(pool.map(repeat, operations, [float(line)] * len(operations)))))
+            seconds = float(line)
+            if name in ("callers", "refusals"):
+                _say(" ".join(map(str, in_turn(operations, seconds))))
+            else:
+                _say(str(sum(pool.map(repeat, operations, [seconds] * len(operations)))))
 
 
 def _say(text: str) -> None:
