@@ -6,25 +6,31 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from hsmd.descriptors import field_options, spellings
-from hsmd.domain.conditions import Told, fact_name, is_key
+from hsmd.domain.conditions import fact_name, is_key
 
-Tell = Callable[[Any], Told]
+Tell = Callable[[Any, str], tuple[str, ...] | None]
+_Read = Callable[[Any], tuple[str, ...]]
 
 
 def facts_of(descriptor: Descriptor) -> Tell:
-    """What the message type's fields say, by condition key. Raises ValueError for a key that can't be one."""
-    told = [_told(field) for field in descriptor.fields if field_options(field).condition]
+    """What tells what a message says of a condition's key: None where no field of its type says anything.
 
-    def tell(message: Any) -> Told:
-        facts: dict[str, tuple[str, ...]] = {}
-        for name, read in told:
-            facts[name] = facts.get(name, ()) + read(message)
-        return facts
+    Raises ValueError for a key that can't be one.
+    """
+    told: dict[str, list[_Read]] = {}
+    for field in descriptor.fields:
+        if field_options(field).condition:
+            name, read = _told(field)
+            told.setdefault(name, []).append(read)
+
+    def tell(message: Any, name: str) -> tuple[str, ...] | None:
+        reads = told.get(name)
+        return None if reads is None else tuple(value for read in reads for value in read(message))
 
     return tell
 
 
-def _told(field: FieldDescriptor) -> tuple[str, Callable[[Any], tuple[str, ...]]]:
+def _told(field: FieldDescriptor) -> tuple[str, _Read]:
     options = field_options(field)
     if not is_key(options.condition):
         raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")

@@ -215,7 +215,7 @@ class Pipeline:
             with tracing.span("authenticate"):
                 self._identify(method, call, peer, request, metadata)
         if method.action:
-            call.asked = lambda: method.facts(request)
+            call.asked = lambda name: method.facts(request, name)
             with tracing.span("authorize"):
                 access.permit(call, method.action, deferred=method.deferred, keyed=method.keyed)
         with limits.turn(call):

@@ -19,8 +19,9 @@ from typing import TypeVar
 
 from hsmd.caller import Caller
 from hsmd.domain import entitlements, facts
+from hsmd.domain.conditions import Told
 from hsmd.domain.core import Call, refusal
-from hsmd.domain.facts import CallFacts
+from hsmd.domain.facts import CallFacts, KeyFacts
 from hsmd.domain.permissions import Answer, narrowed
 from hsmd.errors import (
     KEY_DISABLED,
@@ -88,7 +89,7 @@ def _asked(call: Call, keyed: bool, resource: str) -> list[Answer]:
 def facts_of(call: Call) -> CallFacts:
     """What conditions may be on before a key is known, made once a call."""
     if call.facts is None:
-        call.facts = facts.of_call(call)
+        call.facts = CallFacts(call)
     return call.facts
 
 
@@ -301,24 +302,19 @@ def _answer(call: Call, row: Key, tx: Tx | None) -> Answer:
 
 
 def _answers(call: Call, row: Key, tx: Tx | None) -> list[Answer]:
-    tagged = _tags(call, row, tx) if any(each.tagged for each in call.rules) else ()
-    known = facts_of(call).beside(facts.of_key(row, tagged))
+    known = KeyFacts(facts_of(call), row, lambda: _tags(call, row, tx))
     here = urn(call.core.region, row.domain_id, row.id)
     return [each.with_key(known, here) for each in call.rules]
 
 
-def _tags(call: Call, row: Key, tx: Tx | None) -> list[tuple[str, str]]:
-    def load() -> list[tuple[str, str]]:
+def _tags(call: Call, row: Key, tx: Tx | None) -> Told:
+    def load() -> Told:
         with call.read() as look:
-            return _pairs(look, row.id)
+            return facts.of_tags(tags.tags_of(look, row.id))
 
     if tx is not None:
-        return _pairs(tx, row.id)
-    return call.core.cache.get(row.id, "tags", load) or []
-
-
-def _pairs(tx: Tx, key_id: str) -> list[tuple[str, str]]:
-    return [(tag.name, tag.value) for tag in tags.tags_of(tx, key_id)]
+        return facts.of_tags(tags.tags_of(tx, row.id))
+    return call.core.cache.get(row.id, "tags", load) or {}
 
 
 def _is_granted(call: Call, row: Key, tx: Tx | None) -> bool:

@@ -11,7 +11,6 @@ from hsmd.audit.records import Refusal
 from hsmd.caller import Caller
 from hsmd.config import Limits
 from hsmd.domain.board import Board
-from hsmd.domain.conditions import Told
 from hsmd.domain.lines import Line
 from hsmd.domain.permissions import Rules
 from hsmd.domain.rates import Buckets
@@ -308,8 +307,8 @@ def _no_report(_refusal: Refusal) -> None:
     pass
 
 
-def _no_facts() -> Told:
-    return {}
+def _no_fact(_name: str) -> None:
+    pass
 
 
 def _no_beginning(_event: str) -> None:
@@ -341,8 +340,8 @@ class Call:
     `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
     What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
-    and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what of
-    the request conditions may be on, `facts` are that and what else is known of the call.
+    and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what the
+    request says of a condition's key (None: nothing can), `facts` are that and what else is known of it.
 
     `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
     `channel` is known at the administrators' door.
@@ -363,7 +362,7 @@ class Call:
     depends: bool = False
     settled: bool = False
     rules: tuple[Rules, ...] = ()
-    asked: Callable[[], Told] = _no_facts
+    asked: Callable[[str], tuple[str, ...] | None] = _no_fact
     facts: "CallFacts | None" = None
     identify: "Callable[[], Identity]" = _nobody
     channel: Channel = Channel()

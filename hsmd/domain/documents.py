@@ -30,7 +30,8 @@ _AGENCY = re.compile(r"/iam/agencies/(\*|[0-9a-f]{32})")
 _KINDS = frozenset(("keyid", "*"))
 _WITH_RESOURCES = frozenset(("kms",))  # the services whose actions are on something that has a name
 _OF_RESOURCE = frozenset(("kms:keyspec", "kms:keyusage", "kms:keyorigin", "g:enterpriseprojectid"))
-_TAG = "g:resourcetag/"
+
+TAG = "g:resourcetag/"  # how facts begin that are tags of a key
 
 
 def parts_of(resource: str) -> tuple[str, ...]:
@@ -51,8 +52,7 @@ class DocumentError(Exception):
 class Statement:
     """What is allowed or denied, compiled. `resources` is empty when it is about everything.
 
-    `index` counts from 0 in its document. `late` tells that it can be decided only when the key is known,
-    `tagged` that this needs the key's tags.
+    `index` counts from 0 in its document. `late` tells that it can be decided only when the key is known.
     """
 
     index: int
@@ -61,7 +61,6 @@ class Statement:
     resources: tuple[tuple[Matcher, ...], ...]
     conditions: tuple[AnyCondition, ...]
     late: bool
-    tagged: bool
 
     def is_about(self, action: str) -> bool:
         """Whether the action, in small letters, is one of its."""
@@ -154,15 +153,13 @@ def _statement(tree: Any, index: int) -> Statement:
     actions = list(_texts(tree["Action"], f"{place}.Action"))
     resources = tuple(_resources(tree.get("Resource", ["*"]), actions, f"{place}.Resource"))
     asked = tuple(_conditions(tree.get("Condition", {}), f"{place}.Condition"))
-    tagged = any(each.fact.startswith(_TAG) for each in asked)
     return Statement(
         index=index,
         allows=tree["Effect"] == "Allow",
         actions=tuple(_action(each, where) for each, where in actions),
         resources=resources,
         conditions=asked,
-        late=bool(resources) or tagged or any(each.fact in _OF_RESOURCE for each in asked),
-        tagged=tagged,
+        late=bool(resources) or any(each.fact in _OF_RESOURCE or each.fact.startswith(TAG) for each in asked),
     )
 
 

@@ -6,58 +6,68 @@ Found out one by one, when a condition asks for it: most policies ask for one or
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import MappingProxyType
 
 from hsmd.domain import entitlements
 from hsmd.domain.conditions import Told
 from hsmd.domain.core import Call
+from hsmd.domain.documents import TAG
 from hsmd.store.keys import Key
-
-_NOTHING: Told = MappingProxyType({})
+from hsmd.store.tags import Tag
 
 
 class CallFacts:
-    """The facts of a call, and of a key where there is one (`more`), which count first."""
+    """The facts of a call: what its request says, and who calls, when and from where. Each is found once."""
 
-    __slots__ = ("_call", "_known", "_more")
+    __slots__ = ("_call", "_known")
 
-    def __init__(self, call: Call, known: dict[str, tuple[str, ...]], more: Told = _NOTHING) -> None:
+    def __init__(self, call: Call) -> None:
         self._call = call
-        self._known = known
-        self._more = more
+        self._known: dict[str, tuple[str, ...]] = {}
 
     def get(self, name: str, default: tuple[str, ...], /) -> tuple[str, ...]:
         """The values of that name, the default where there is nothing of it."""
-        found = self._more.get(name)
+        found = self._known.get(name)
         if found is None:
-            found = self._known.get(name)
-        if found is None:
-            tell = _OF_CALL.get(name)
-            if tell is None:
-                return default
-            value = tell(self._call)
-            found = self._known[name] = (value,) if value else ()
+            found = self._known[name] = self._find(name)
         return found or default
 
-    def beside(self, more: Told) -> "CallFacts":
-        """These facts and those, which count first."""
-        return CallFacts(self._call, self._known, more)
+    def _find(self, name: str) -> tuple[str, ...]:
+        asked = self._call.asked(name)
+        if asked is not None:
+            return asked
+        tell = _OF_CALL.get(name)
+        value = tell(self._call) if tell else ""
+        return (value,) if value else ()
 
 
-def of_call(call: Call) -> CallFacts:
-    """What is known before a key is: of the caller, and what the request says."""
-    return CallFacts(call, dict(call.asked()))
+class KeyFacts:
+    """The facts of a key, and of the call that is about it. `tags` is asked when a condition is on a tag."""
+
+    __slots__ = ("_call", "_key", "_tags")
+
+    def __init__(self, call: CallFacts, key: Key, tags: Callable[[], Told]) -> None:
+        self._call = call
+        self._key = key
+        self._tags = tags
+
+    def get(self, name: str, default: tuple[str, ...], /) -> tuple[str, ...]:
+        """The values of that name, the default where there is nothing of it."""
+        tell = _OF_KEY.get(name)
+        if tell is not None:
+            return (tell(self._key),)
+        if name.startswith(TAG):
+            return self._tags().get(name, default)
+        return self._call.get(name, default)
 
 
-def of_key(row: Key, tagged: Iterable[tuple[str, str]] = ()) -> Told:
-    """What is known of a key, and of its tags (name and value)."""
-    return {
-        "kms:keyspec": (row.spec,),
-        "kms:keyusage": (row.usage,),
-        "kms:keyorigin": (row.origin,),
-        "g:enterpriseprojectid": (row.enterprise_project_id,),
-        **{f"g:resourcetag/{name}": (value,) for name, value in tagged},
-    }
+def of_key(key: Key) -> Told:
+    """What is known of a key without its tags."""
+    return {name: (tell(key),) for name, tell in _OF_KEY.items()}
+
+
+def of_tags(tags: Iterable[Tag]) -> Told:
+    """What is known of a key by its tags."""
+    return {TAG + tag.name: (tag.value,) for tag in tags}
 
 
 def principal_type(*, is_agency: bool) -> str:
@@ -89,5 +99,12 @@ _OF_CALL: dict[str, Callable[[Call], str]] = {
     "hsmd:identitykind": lambda call: call.caller.kind,
 }
 
-NAMES: tuple[str, ...] = (*_OF_CALL, "kms:keyspec", "kms:keyusage", "kms:keyorigin", "g:enterpriseprojectid")
+_OF_KEY: dict[str, Callable[[Key], str]] = {
+    "kms:keyspec": lambda key: key.spec,
+    "kms:keyusage": lambda key: key.usage,
+    "kms:keyorigin": lambda key: key.origin,
+    "g:enterpriseprojectid": lambda key: key.enterprise_project_id,
+}
+
+NAMES: tuple[str, ...] = (*_OF_CALL, *_OF_KEY)
 """Every fact there is but those that requests say and tags."""

@@ -62,7 +62,7 @@ class _Rule:
 class Rules:
     """What all policies of a caller say to one action."""
 
-    __slots__ = ("_allows", "_denies", "_early", "_late_allows", "_late_denies", "_named", "plain", "tagged")
+    __slots__ = ("_allows", "_denies", "_early", "_late_allows", "_late_denies", "_named", "plain")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
         found = list(rules)
@@ -72,7 +72,6 @@ class Rules:
         self._late_allows = any(each.statement.late for each in self._allows)
         self._early = any(not each.statement.late for each in found)
         self._named = any(each.statement.resources for each in found)
-        self.tagged = any(each.statement.tagged for each in found)
         self.plain = self._plain()
 
     def _plain(self) -> Answer | None:

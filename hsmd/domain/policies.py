@@ -12,7 +12,7 @@ from hsmd.domain import access, builtin, documents, entitlements, operators
 from hsmd.domain.conditions import Told, fact_name, is_key
 from hsmd.domain.core import Call, in_domain
 from hsmd.domain.documents import DocumentError
-from hsmd.domain.facts import moment, of_key, principal_type
+from hsmd.domain.facts import moment, of_key, of_tags, principal_type
 from hsmd.domain.permissions import Answer, Permissions, Reason
 from hsmd.errors import IAM_EXISTS, IAM_INPUT_INVALID, IAM_NOT_FOUND, IAM_QUOTA_EXCEEDED, Error
 from hsmd.store import Tx, agencies, keys, tags
@@ -251,7 +251,7 @@ def _resource(call: Call, tx: Tx, text: str) -> tuple[str, Told]:
     row = keys.get_key(tx, key_id)
     facts: Told = {}
     if row is not None and row.domain_id == call.caller.domain_id:
-        facts = of_key(row, [(tag.name, tag.value) for tag in tags.tags_of(tx, row.id)])
+        facts = {**of_key(row), **of_tags(tags.tags_of(tx, row.id))}
     return access.urn(region, domain_id, key_id), facts
 
 
