@@ -295,9 +295,8 @@ def _address(peer: str) -> str:
 
 def _check_route(canonical: bytes, method: Method, request: Message) -> None:
     """The signed verb and path must be this call's: a gateway can't use them for another one."""
-    verb, _, rest = canonical.partition(b"\n")
-    named = verb.decode("utf-8", "replace"), rest.partition(b"\n")[0].decode("utf-8", "replace")
-    for own, template in method.routes:
-        if named == (own, canonical_uri(template, request)):
+    for verb, template in method.routes:
+        path = canonical_uri(template, request)
+        if path is not None and canonical.startswith(f"{verb}\n{path}\n".encode()):
             return
     raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

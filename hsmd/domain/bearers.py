@@ -92,9 +92,18 @@ def issuing(user: User, now: int) -> int:
     return max(now, (user.tokens_not_before or 0) + 1)
 
 
-def opened(core: Core, magic: bytes, text: str) -> Bearer:
-    """What the text says. Raises Error(TOKEN_INVALID) for one that is not ours."""
-    found = core.people.get(_owner(text), magic.hex(), lambda: _open(core, magic, text), of_none)
+def digest(text: str) -> str:
+    """What is remembered of a text instead of itself."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def opened(core: Core, magic: bytes, text: str, digested: str = "") -> Bearer:
+    """What the text says; `digested` is its digest where that is known already.
+
+    Raises Error(TOKEN_INVALID) for one that is not ours.
+    """
+    owner = f"bearer {digested or digest(text)}"
+    found = core.people.get(owner, magic.hex(), lambda: _open(core, magic, text), of_none)
     return cast("Bearer", found)  # what loads it never gives None
 
 
@@ -121,10 +130,6 @@ def _domains(found: Identity) -> tuple[str, ...]:
     if any(map(certificates.is_ancestor, found.chain)):
         return (ANY,)
     return found.user.domain_id, found.agency_domain or found.user.domain_id
-
-
-def _owner(text: str) -> str:
-    return "bearer " + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _open(core: Core, magic: bytes, text: str) -> Bearer:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 from hsmd import metrics
 from hsmd.config import Limits
@@ -73,9 +74,8 @@ class Limit:
 
 def of(core: Core, project_id: str, name: str) -> int:
     """The value of one limit that counts for the project now."""
-    own = core.people.get(project_id, "limits", lambda: _load(core, project_id), of_none) or {}
-    value = own.get(name)
-    return KINDS[name].configured(core.limits) if value is None else value
+    found = core.people.get(project_id, "limits", lambda: _load(core, project_id), of_none)
+    return cast("dict[str, int]", found)[name]  # what loads it never gives None
 
 
 def admit_source(call: Call) -> None:
@@ -217,7 +217,8 @@ def _check_project(tx: Tx, project_id: str) -> None:
 
 def _load(core: Core, project_id: str) -> dict[str, int]:
     with core.store.read() as tx:
-        return _own(tx, project_id)
+        own = _own(tx, project_id)
+    return {name: own.get(name, kind.configured(core.limits)) for name, kind in KINDS.items()}
 
 
 def _own(tx: Tx, project_id: str) -> dict[str, int]:
