@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from hsmd.api.facts import Tell, facts_of
 from hsmd.descriptors import field_options, http_rules, method_options
+from hsmd.domain.core import in_domain, in_either
 from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.pb.options.v1 import options_pb2
 
@@ -23,7 +24,7 @@ _KEY_ID = "key_id"  # how request fields that name a key end
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what follows from the fields is worked out once
 class Method:
     """One rpc: `routes` holds (verb, path template), for what a signature may name.
 
@@ -45,32 +46,42 @@ class Method:
     ukey_roles: frozenset[str] = frozenset()
     while_sealed: bool = False
 
-    @property
+    @cached_property
     def service(self) -> str:
         """The full name of its service, like "hsmd.v1.Ukeys"."""
         return self.name.partition("/")[0]
 
-    @property
+    @cached_property
     def open(self) -> bool:
         """Whether anybody may call it."""
         return self.access in (options_pb2.OPEN, options_pb2.WELCOME)
 
-    @property
+    @cached_property
+    def in_domain(self) -> bool:
+        """Whether it is one of the caller's domain, wherever else the caller may act."""
+        return in_domain(self.action)
+
+    @cached_property
+    def in_either(self) -> bool:
+        """Whether it is one of a project or, where that is named instead, of the caller's domain."""
+        return in_either(self.action)
+
+    @cached_property
     def for_peers(self) -> bool:
         """Whether peer regions call it, and nobody else."""
         return self.access == options_pb2.PEER
 
-    @property
+    @cached_property
     def for_gateways(self) -> bool:
         """Whether gateways call it on their own behalf, and nobody else."""
         return self.access == options_pb2.GATEWAY
 
-    @property
+    @cached_property
     def for_ukeys(self) -> bool:
         """Whether UKeys call it, of the roles in `ukey_roles` where it names some, and nobody else."""
         return self.access == options_pb2.ADMIN
 
-    @property
+    @cached_property
     def deferred(self) -> bool:
         """Whether something else may allow what the caller's roles don't: a grant, or being a party."""
         return bool(self.grant) or self.access == options_pb2.PARTY

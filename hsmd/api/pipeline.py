@@ -23,7 +23,7 @@ from hsmd.api.methods import Method
 from hsmd.audit.records import Refusal, of_call, of_refusal
 from hsmd.caller import Caller, logged_as
 from hsmd.domain import access, identity, limits, sources
-from hsmd.domain.core import Call, Core, in_domain, in_either
+from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity
 from hsmd.errors import (
     ACTION_REFUSED,
@@ -239,8 +239,7 @@ class Pipeline:
             project,
             peer.source,
             call.caller.request_id,
-            in_domain=in_domain(method.action)
-            or (in_either(method.action) and project == identity.domain_of(who)),
+            in_domain=method.in_domain or (method.in_either and project == identity.domain_of(who)),
         )
         if method.for_peers is not (who.kind == "peer"):
             raise Error(ACTION_REFUSED, action=method.action or "of a peer region")

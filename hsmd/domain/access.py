@@ -359,9 +359,6 @@ def _summed(found: Iterable[Grant]) -> Rights:
 
 
 def _lives(call: Call, row: Key) -> bool:
-    return row.state != DESTROYED and not _due(call, row)
-
-
-def _due(call: Call, row: Key) -> bool:
-    """Whether the key's last day has come, even when the deletion job has not: it is gone all the same."""
-    return row.deletion_date is not None and row.deletion_date <= call.core.clock()
+    """Whether it is there: neither destroyed, nor is its last day over, whether the job was there or not."""
+    due = row.deletion_date is not None and row.deletion_date <= call.core.clock()
+    return row.state != DESTROYED and not due

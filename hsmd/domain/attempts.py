@@ -1,11 +1,12 @@
 """An attempt to show who one is: slowed down after failures, and named in the audit record when refused."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from hsmd.domain.core import Call
-from hsmd.domain.throttle import Limit, Throttle, key, network
+from hsmd.domain.throttle import Limit, key, network
 from hsmd.errors import Error, Fault
 
 # Failures before the first pause. Passwords can be guessed; signatures and tokens can't, so there a client
@@ -15,61 +16,44 @@ _EVIDENCE_OF_A_SOURCE = 50
 _EVIDENCE_OF_A_CLAIM = 25
 
 
-@dataclass(slots=True)
-class _Named:
-    """See `named_when_refused`. No generator, as it could be: every call comes by here and by the next."""
-
-    call: Call
-    resource: str
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Error):
-            self.call.resource = self.resource
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """See `throttled`."""
-
-    throttle: Throttle
-    place: Limit
-    claim: Limit
-    counted: Fault
-    now: float
-    is_known: bool
-
-    def __enter__(self) -> None:
-        self.throttle.admit((self.claim,) if self.is_known else (self.place, self.claim), self.now)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None:
-            self.throttle.succeeded(self.claim, self.now)
-        elif isinstance(error, Error) and error.fault is self.counted:
-            self.throttle.failed((self.place, self.claim), time.monotonic())
-
-
-def named_when_refused(call: Call, resource: str) -> _Named:
+@contextmanager
+def named_when_refused(call: Call, resource: str) -> Iterator[None]:
     """If the block raises an Error, the call's audit record names this resource."""
-    return _Named(call, resource)
+    try:
+        yield
+    except Error:
+        call.resource = resource
+        raise
 
 
-def throttled(call: Call, kind: str, *claim: str, counted: Fault) -> _Attempt:
+class throttled:  # noqa: N801 -- it is used as a function is; as a generator it would take longer
     """Refuse the block while its source or claim has to pause; count it if it raises the fault.
 
     A success clears the claim's failures and not the source's: one good account would clear the way for
     guesses at all others. A token or access key that was good lately does not pause with its source: many
     may come by one address, and none of them shall be kept out by another's mistakes.
     """
-    throttle, source, now = call.core.throttle, network(call.caller.source), time.monotonic()
-    if kind == "password":
-        claimed, is_known = Limit(key("password of", *claim), _PASSWORDS), False
-    else:
-        claimed = Limit(key(kind, source, *claim), _EVIDENCE_OF_A_CLAIM)
-        is_known = throttle.is_good(claimed, now)
-    return _Attempt(throttle, _place(kind, source), claimed, counted, now, is_known)
+
+    __slots__ = ("_claim", "_counted", "_known", "_now", "_place", "_throttle")
+
+    def __init__(self, call: Call, kind: str, *claim: str, counted: Fault) -> None:
+        self._throttle, self._counted, self._now = call.core.throttle, counted, time.monotonic()
+        source = network(call.caller.source)
+        self._place = _place(kind, source)
+        if kind == "password":
+            self._claim, self._known = Limit(key("password of", *claim), _PASSWORDS), False
+        else:
+            self._claim = Limit(key(kind, source, *claim), _EVIDENCE_OF_A_CLAIM)
+            self._known = self._throttle.is_good(self._claim, self._now)
+
+    def __enter__(self) -> None:
+        self._throttle.admit((self._claim,) if self._known else (self._place, self._claim), self._now)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._throttle.succeeded(self._claim, self._now)
+        elif isinstance(error, Error) and error.fault is self._counted:
+            self._throttle.failed((self._place, self._claim), time.monotonic())
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import json
 from dataclasses import asdict, dataclass
-from typing import cast
 
 from hsmd.domain import agencies, certificates
 from hsmd.domain.core import ANY, CREDENTIAL_KEY_LABEL, Core, of_none
@@ -103,8 +102,7 @@ def opened(core: Core, magic: bytes, text: str, digested: str = "") -> Bearer:
     Raises Error(TOKEN_INVALID) for one that is not ours.
     """
     owner = f"bearer {digested or digest(text)}"
-    found = core.people.get(owner, magic.hex(), lambda: _open(core, magic, text), of_none)
-    return cast("Bearer", found)  # what loads it never gives None
+    return core.people.get(owner, magic.hex(), lambda: _open(core, magic, text), of_none)
 
 
 def identity(core: Core, magic: bytes, bearer: Bearer) -> Identity:
@@ -113,10 +111,9 @@ def identity(core: Core, magic: bytes, bearer: Bearer) -> Identity:
     Raises Error(TOKEN_EXPIRED), Error(TOKEN_INVALID) for one that is revoked or whose agency is no more, and
     Error(IDENTITY_REFUSED) when its user is no more, or the certificate that it was made by is revoked.
     """
-    found = core.people.get(
+    known = core.people.get(
         f"bearer {bearer.id}", f"by {magic.hex()}", lambda: _identify(core, magic, bearer), _domains
     )
-    known = cast("Identity", found)
     if known.ends <= core.clock():
         raise Error(TOKEN_EXPIRED)
     for each in known.chain:

@@ -10,7 +10,6 @@ users or projects is nobody; so is one with exact names of different ones, and o
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
@@ -64,8 +63,7 @@ def by_certificate(core: Core, names: Iterable[str], mark: str) -> Identity:
     that is nobody.
     """
     given = tuple(names)[:_MOST_NAMES]
-    found = core.people.get(f"certificate {given!r}", mark, lambda: _identify(core, given, mark))
-    return cast("Identity", found)  # what loads it never gives None
+    return core.people.get(f"certificate {given!r}", mark, lambda: _identify(core, given, mark))
 
 
 def _identify(core: Core, names: tuple[str, ...], mark: str) -> Identity:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from hsmd.audit.records import Refusal
 from hsmd.caller import Caller
@@ -104,6 +104,24 @@ class Cache:
         self._domains: dict[str, set[str]] = {}  # of each owner's rows
         self._owners: dict[str, set[str]] = {}  # with rows of each domain
         self._evictions = 0
+
+    @overload
+    def get(
+        self,
+        owner: str,
+        name: str | int,
+        load: Callable[[], Row],
+        domains: Callable[[Row], Iterable[str]] = ...,
+    ) -> Row: ...
+
+    @overload
+    def get(
+        self,
+        owner: str,
+        name: str | int,
+        load: Callable[[], Row | None],
+        domains: Callable[[Row], Iterable[str]] = ...,
+    ) -> Row | None: ...
 
     def get(
         self,
@@ -243,8 +261,7 @@ class Core:
 
     def root_keys(self) -> tuple[RootKey, ...]:
         """The root keys there have been, from the cache."""
-        found = self.cache.get("root keys", "all", self._root_keys)
-        return cast("tuple[RootKey, ...]", found)  # what loads it never gives None
+        return self.cache.get("root keys", "all", self._root_keys)
 
     def root_label(self) -> str:
         """Label of the root key that wraps what is new."""

@@ -41,7 +41,7 @@ def subject(caller: Caller) -> tuple[str, str]:
     """Whose roles count: kind and id; several groups' ids stand one after the other."""
     if caller.groups:
         return GROUP, " ".join(caller.groups)
-    return AGENCY if caller.is_agency else USER, caller.user_id
+    return AGENCY if caller.assumed_by else USER, caller.user_id
 
 
 @lru_cache(maxsize=256)  # a text says the same for ever; few, since callers may think of any number

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import cast
 
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import access_keys, bearers
@@ -135,7 +134,7 @@ def _owner(call: Call, row: AccessKey) -> Identity:
 
     found = call.core.people.get(row.id, "owner", load, lambda who: (who.user.domain_id,))
     access_keys.note_use(call, row.id)
-    return cast("Identity", found)  # what loads it never gives None
+    return found
 
 
 def _refused() -> Error:
@@ -187,8 +186,7 @@ def _signing_key(core: Core, access_key: str) -> AccessKey | None:
 
 def _stand_in(core: Core) -> AccessKey:
     """An access key that nobody has, of one process."""
-    made = core.people.get(_NO_ACCESS_KEY, "access key", lambda: _make_stand_in(core), of_none)
-    return cast("AccessKey", made)  # what loads it never gives None
+    return core.people.get(_NO_ACCESS_KEY, "access key", lambda: _make_stand_in(core), of_none)
 
 
 def _make_stand_in(core: Core) -> AccessKey:
