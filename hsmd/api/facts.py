@@ -7,15 +7,16 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from hsmd.descriptors import field_options, spellings
 from hsmd.domain.conditions import fact_name, is_key
+from hsmd.domain.facts import NAMES
 
-Tell = Callable[[Any, str], tuple[str, ...] | None]
+Tell = Callable[[Any, str], tuple[str, ...]]
 _Read = Callable[[Any], tuple[str, ...]]
 
 
 def facts_of(descriptor: Descriptor) -> Tell:
-    """What tells what a message says of a condition's key: None where no field of its type says anything.
+    """What tells what a message of that type says of a condition's key.
 
-    Raises ValueError for a key that can't be one.
+    Raises ValueError for a key that can't be one, or that is on something else already.
     """
     told: dict[str, list[_Read]] = {}
     for field in descriptor.fields:
@@ -23,16 +24,15 @@ def facts_of(descriptor: Descriptor) -> Tell:
             name, read = _told(field)
             told.setdefault(name, []).append(read)
 
-    def tell(message: Any, name: str) -> tuple[str, ...] | None:
-        reads = told.get(name)
-        return None if reads is None else tuple(value for read in reads for value in read(message))
+    def tell(message: Any, name: str) -> tuple[str, ...]:
+        return tuple(value for read in told.get(name, ()) for value in read(message))
 
     return tell
 
 
 def _told(field: FieldDescriptor) -> tuple[str, _Read]:
     options = field_options(field)
-    if not is_key(options.condition):
+    if not is_key(options.condition) or fact_name(options.condition) in NAMES:
         raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")
     spell = _spell(field)
     usual = (options.usual,) if options.usual else ()

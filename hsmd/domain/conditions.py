@@ -51,16 +51,16 @@ def is_key(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One operator on one key, with its alternatives compiled; `fact` is what the key asks for.
+    """One operator on one key; `fact` is what the key asks for, `fits` tells whether a value of it is right.
 
-    `quantifier` is one of `ANY`, `ALL`, `PLAIN`; `negated` turns the answer of each test around.
+    `quantifier` is one of `ANY`, `ALL`, `PLAIN`; `negated` turns what fits around.
     """
 
     operator: str
     key: str
     fact: str
     values: tuple[str, ...]
-    tests: tuple[_Test, ...]
+    fits: _Test
     quantifier: str
     negated: bool
     if_exists: bool
@@ -71,16 +71,10 @@ class Condition:
         if not found and self.if_exists:
             return True
         if self.quantifier == ALL:
-            return all(self._fits(each) != self.negated for each in found)
+            return all(self.fits(each) != self.negated for each in found)
         if self.quantifier == ANY:
-            return any(self._fits(each) != self.negated for each in found)
-        for each in found:
-            if self._fits(each):
-                return not self.negated
-        return self.negated
-
-    def _fits(self, value: str) -> bool:
-        return any(test(value) for test in self.tests)
+            return any(self.fits(each) != self.negated for each in found)
+        return any(map(self.fits, found)) != self.negated
 
     def __str__(self) -> str:
         return f"{self.operator} {self.key} {', '.join(self.values)}"
@@ -121,8 +115,13 @@ def compiled(operator_name: str, key: str, values: tuple[str, ...]) -> AnyCondit
     if base not in _OPERATORS:
         raise ValueError(f"{operator_name!r} is no operator of conditions")
     make, negated = _OPERATORS[base]
-    tests = tuple(make(value) for value in values)
-    return Condition(operator_name, key, fact_name(key), values, tests, quantifier, negated, if_exists)
+    fits = _alternatives(tuple(make(value) for value in values))
+    return Condition(operator_name, key, fact_name(key), values, fits, quantifier, negated, if_exists)
+
+
+def _alternatives(tests: tuple[_Test, ...]) -> _Test:
+    """Whether one of them holds."""
+    return tests[0] if len(tests) == 1 else lambda fact: any(test(fact) for test in tests)
 
 
 def _parts(name: str) -> tuple[str, str, bool]:

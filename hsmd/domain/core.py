@@ -324,8 +324,8 @@ def _no_report(_refusal: Refusal) -> None:
     pass
 
 
-def _no_fact(_name: str) -> None:
-    pass
+def _no_fact(_name: str) -> tuple[str, ...]:
+    return ()
 
 
 def _no_beginning(_event: str) -> None:
@@ -358,7 +358,7 @@ class Call:
     caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
     What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
     and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what the
-    request says of a condition's key (None: nothing can), `facts` are that and what else is known of it.
+    request says of a condition's key, `facts` are that and what else is known of the call.
 
     `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
     `channel` is known at the administrators' door.
@@ -379,7 +379,7 @@ class Call:
     depends: bool = False
     settled: bool = False
     rules: tuple[Rules, ...] = ()
-    asked: Callable[[str], tuple[str, ...] | None] = _no_fact
+    asked: Callable[[str], tuple[str, ...]] = _no_fact
     facts: "CallFacts | None" = None
     identify: "Callable[[], Identity]" = _nobody
     channel: Channel = Channel()

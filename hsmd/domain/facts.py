@@ -32,11 +32,10 @@ class CallFacts:
         return found or default
 
     def _find(self, name: str) -> tuple[str, ...]:
-        asked = self._call.asked(name)
-        if asked is not None:
-            return asked
         tell = _OF_CALL.get(name)
-        value = tell(self._call) if tell else ""
+        if tell is None:
+            return self._call.asked(name)
+        value = tell(self._call)
         return (value,) if value else ()
 
 

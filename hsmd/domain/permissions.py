@@ -55,8 +55,12 @@ class _Rule:
     statement: Statement
 
     def applies(self, facts: Facts, parts: tuple[str, ...]) -> bool:
-        statement = self.statement
-        return statement.covers(parts) and all(each.holds(facts) for each in statement.conditions)
+        if self.statement.resources and not self.statement.covers(parts):
+            return False
+        for each in self.statement.conditions:  # noqa: SIM110 -- a generator takes longer than many a condition
+            if not each.holds(facts):
+                return False
+        return True
 
 
 class Rules:
