@@ -1,7 +1,5 @@
 """Who calls: the identity, and where and as whom it acts, handed to every rule."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
@@ -25,14 +23,19 @@ IdentityKind = Literal[
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-@contextmanager
-def logged_as(request_id: str) -> Iterator[None]:
+class logged_as:  # noqa: N801 -- it is used as a function is; as a generator it would take longer
     """What this thread or task logs within belongs to that call or job."""
-    before = _request_id.set(request_id)
-    try:
-        yield
-    finally:
-        _request_id.reset(before)
+
+    __slots__ = ("_before", "_request_id")
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+
+    def __enter__(self) -> None:
+        self._before = _request_id.set(self._request_id)
+
+    def __exit__(self, *_: object) -> None:
+        _request_id.reset(self._before)
 
 
 def logged_request() -> str:

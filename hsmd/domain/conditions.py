@@ -184,21 +184,23 @@ def _network(value: str) -> _Test:
     except ValueError as error:
         raise ValueError(f"{value!r} is no address range like 10.0.0.0/8") from error
 
-    def inside(fact: str) -> bool:
-        address = _address(fact)
-        return address is not None and address in network
-
-    return inside
+    first, last = _place(network[0]), _place(network[-1])
+    return lambda fact: first <= _address(fact) <= last
 
 
 @lru_cache(maxsize=4096)  # one that calls calls again
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address; an IPv4 one also where it came mapped into IPv6. None for what is none."""
+def _address(text: str) -> int:
+    """The place of the address, of an IPv4 one also where it came mapped into IPv6; -1 for what is none."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+        return -1
+    return _place(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _place(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    """Where it stands among all addresses: those of IPv6 after those of IPv4."""
+    return int(address) + ((1 << 32) if address.version == 6 else 0)
 
 
 def _compared(read: Callable[[str], Any], compare: Callable[[Any, Any], bool]) -> _Maker:

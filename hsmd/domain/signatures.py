@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import access_keys, bearers
@@ -41,8 +42,7 @@ _STAND_IN_BYTES = 20  # 40 characters in hex, as secret access keys have
 _CHALLENGE_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """The evidence of a signed REST request, as the gateway forwards it.
 
     `security_token` is that of a temporary access key, "" for a permanent one; it is signed too.

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 from hsmd.errors import RATE_EXCEEDED, Error
 
@@ -19,8 +20,7 @@ LONGEST_PAUSE_SECONDS = 5 * 60.0
 _DOUBLINGS = 16  # more change nothing, and would only make large numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """What failures are counted for, and how many may come before the first pause."""
 
     key: bytes

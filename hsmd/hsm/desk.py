@@ -22,6 +22,22 @@ Work = tuple[str, str]  # an operation and its algorithm, as metrics name them
 OTHER_WORK: Work = ("other", "")
 
 
+class Within:
+    """See Token.within."""
+
+    __slots__ = ("_before", "_desk", "_until")
+
+    def __init__(self, desk: "Desk", seconds: float) -> None:
+        self._desk, self._until = desk, monotonic() + seconds
+
+    def __enter__(self) -> None:
+        self._before = self._desk.until
+        self._desk.until = min(self._before, self._until)
+
+    def __exit__(self, *_: object) -> None:
+        self._desk.until = self._before
+
+
 class Desk:
     """What one thread has at the token; `with desk.call(key):` is one call into the module.
 

@@ -1,8 +1,8 @@
 """The token: everything the daemon has done inside the HSM goes through one object of this class."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -17,7 +17,7 @@ from hsmd.errors import FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import operations, templates
 from hsmd.hsm.address import Address
 from hsmd.hsm.connection import locked, persisting
-from hsmd.hsm.desk import OTHER_WORK, Desk, Work
+from hsmd.hsm.desk import OTHER_WORK, Desk, Within, Work
 from hsmd.hsm.faults import BadData, ObjectGone, TokenRefused
 from hsmd.hsm.handles import Handle
 from hsmd.hsm.link import MAIN, STATES, Link, Settings, TokenStatus
@@ -131,19 +131,12 @@ class Token(PassageWork):
         """What the last probe found; empty before the first connection."""
         return self._link.capabilities
 
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def within(self, seconds: float) -> Within:
         """Calls of this thread begin and end within this time, else Error(DEADLINE).
 
         A caller's impatience says nothing about the token: its state follows `deadline_seconds` alone.
         """
-        desk = self._desk()
-        before = desk.until
-        desk.until = min(before, monotonic() + seconds)
-        try:
-            yield
-        finally:
-            desk.until = before
+        return Within(self._desk(), seconds)
 
     @property
     def left(self) -> float:
