@@ -314,7 +314,7 @@ def _tags(call: Call, row: Key, tx: Tx | None) -> Told:
 
     if tx is not None:
         return facts.of_tags(tags.tags_of(tx, row.id))
-    return call.core.cache.get(row.id, "tags", load) or {}
+    return call.core.cache.get(row.id, "tags", load)
 
 
 def _is_granted(call: Call, row: Key, tx: Tx | None) -> bool:
@@ -347,7 +347,7 @@ def _rights(call: Call, key_id: str, tx: Tx | None) -> Rights:
         with call.read() as tx:
             return _summed(grants.grants_of_key(tx, key_id))
 
-    return call.core.cache.get(key_id, "grants", load) or {}
+    return call.core.cache.get(key_id, "grants", load)
 
 
 def _summed(found: Iterable[Grant]) -> Rights:

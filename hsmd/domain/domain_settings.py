@@ -145,7 +145,7 @@ def _cached(core: Core, domain_id: str, name: str, default: Policy) -> Policy:
         with core.store.read() as tx:
             return _stored(tx, domain_id, name, default)
 
-    return core.people.get(domain_id, name, load, lambda _: (domain_id,)) or default
+    return core.people.get(domain_id, name, load, lambda _: (domain_id,))
 
 
 def _stored(tx: Tx, domain_id: str, name: str, default: Policy) -> Policy:

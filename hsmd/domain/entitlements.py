@@ -84,7 +84,7 @@ def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permiss
         with core.store.read() as tx:
             return {domain_id} | _homes(tx, kind, subject_id)
 
-    return core.people.get(subject_id, f"permissions in domain {domain_id}", load, domains) or NOTHING
+    return core.people.get(subject_id, f"permissions in domain {domain_id}", load, domains)
 
 
 def rules_in_domain(core: Core, user_id: str, domain_id: str, action: str) -> Rules:

@@ -68,8 +68,9 @@ def spelled(text: str) -> str:
 
 def check(call: Call, domain_id: str) -> None:
     """Raises Error(IDENTITY_REFUSED) when the domain's rules do not allow the call's source."""
-    source = call.caller.source
-    if not _rules(call.core, domain_id).allow(source):
+    core, source = call.core, call.caller.source
+    rules = core.people.get(domain_id, "sources", lambda: _load(core, domain_id), lambda _: (domain_id,))
+    if not rules.allow(source):
         raise Error(IDENTITY_REFUSED, reason=f"current ip:{source} refused")
 
 
@@ -101,13 +102,6 @@ def _of_ranges(ranges: Iterable[str]) -> Iterable[tuple[Address, Address]]:
         if ends[0].version != ends[1].version:
             raise ValueError("a range is of IPv4 or of IPv6 addresses")
         yield ends
-
-
-def _rules(core: Core, domain_id: str) -> Rules:
-    return (
-        core.people.get(domain_id, "sources", lambda: _load(core, domain_id), lambda _: (domain_id,))
-        or _ANYWHERE
-    )
 
 
 def _load(core: Core, domain_id: str) -> Rules:
