@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.json_format import ParseDict
@@ -116,8 +117,7 @@ class _Daemon:
         self.now = wiring.now_millis()
         self.core.clock = lambda: self.now
         self._certificate = settings.grpc.certificate.read_bytes()
-        meet = evidence.tls(self.core, frozenset([f"CN:{_GATEWAY}"]), {}, None)
-        self._pipeline = Pipeline(self.core, _NoLog(), meet, process="bench", deadline=30.0)
+        self.meet = evidence.tls(self.core, frozenset([f"CN:{_GATEWAY}"]), {}, None)
         with self.core.store.read() as tx:
             found = keys.get_key(tx, key_id)
         if found is None:
@@ -125,10 +125,17 @@ class _Daemon:
         self.key = found
 
     def call(
-        self, method: Method, serve: Serve, request: Message, metadata: Metadata, name: str = _GATEWAY
+        self,
+        method: Method,
+        serve: Serve,
+        request: Message,
+        metadata: Metadata,
+        name: str = _GATEWAY,
+        meet: evidence.Meet | None = None,
     ) -> Operation:
-        """That call, by that certificate."""
-        handle, raw = self._pipeline.handler(method, serve), request.SerializeToString()
+        """That call, by that certificate; `meet` in place of the daemon's own."""
+        pipeline = Pipeline(self.core, _NoLog(), meet or self.meet, process="bench", deadline=30.0)
+        handle, raw = pipeline.handler(method, serve), request.SerializeToString()
         context: Any = _Context(name, self._certificate, {"hsmd-source": _SOURCE, **metadata})
         return lambda: handle(raw, context)
 
@@ -235,14 +242,14 @@ def refusals(path: str, key_id: str) -> list[Operation]:
 
 
 def _way(daemon: _Daemon, work: Operation) -> Operation:
-    """The call of a method that is open to anybody, which does that work."""
+    """The call of a method that is open to anybody; the work is done where it is asked who calls."""
 
-    def serve(_call: Call, _request: EncryptDataRequest) -> Empty:
+    def meet(context: grpc.ServicerContext, metadata: Metadata) -> evidence.Peer:
         work()
-        return Empty()
+        return daemon.meet(context, metadata)
 
     method = replace(_method(crypto.SERVICE, "EncryptData"), access=options_pb2.OPEN, action="", grant="")
-    return daemon.call(method, serve, daemon.request, {})
+    return daemon.call(method, lambda _call, _request: Empty(), daemon.request, {}, meet=meet)
 
 
 def _caller(daemon: _Daemon, kind: str, *, conditions: bool) -> Operation:
