@@ -250,7 +250,9 @@ HOLDS = [
     ("BoolIfExists", "g:Missing", ["true"], True),
     ("IpAddress", "g:SourceIp", ["10.0.0.0/8"], True),
     ("IpAddress", "g:SourceIp", ["10.1.2.3"], True),
-    ("IpAddress", "g:SourceIp", ["2001:db8::/32"], False),
+    ("IpAddress", "g:SourceIp", ["10.1.2.0/30"], True),
+    ("IpAddress", "g:SourceIp", ["10.1.2.4/30", "10.1.2.0/31"], False),
+    ("IpAddress", "g:SourceIp", ["2001:db8::/32", "::/0"], False),
     ("IpAddress", "g:UserName", ["0.0.0.0/0"], False),
     ("NotIpAddress", "g:SourceIp", ["10.0.0.0/8"], False),
     ("NotIpAddress", "g:SourceIp", ["192.168.0.0/16", "172.16.0.0/12"], True),
@@ -286,6 +288,12 @@ def test_an_address_in_ipv6_clothes_is_the_same_address() -> None:
     assert inside.holds({"g:sourceip": ("::ffff:10.1.2.3",)})
     assert not inside.holds({"g:sourceip": ("::ffff:11.1.2.3",)})
     assert not inside.holds({"g:sourceip": ("local",)})
+
+
+def test_ranges_of_ipv6() -> None:
+    inside = conditions.compiled("IpAddress", "g:SourceIp", ("2001:db8::/32",))
+    assert inside.holds({"g:sourceip": ("2001:db8:ffff::1",)})
+    assert not inside.holds({"g:sourceip": ("2001:db9::1",)})
 
 
 def test_the_table_of_operators_is_all_there_is() -> None:
