@@ -29,6 +29,10 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         "HSMD__LIMITS__KEYS_PER_PROJECT": "100000",
         "HSMD__GRPC__WORKERS": "2",  # what one of them changed counts for the other
         "HSMD__GATEWAY__WORKERS": "2",
+        # The primes of a long RSA key take as long as they take on a busy machine.
+        "HSMD__HSM__DEADLINE_SECONDS": "50",
+        "HSMD__GRPC__DEADLINE_SECONDS": "50",
+        "HSMD__GATEWAY__DEADLINE_SECONDS": "55",
     }
     one = Stand(tmp_path_factory.mktemp("stand"), settings)
     one.add_clusters(*CLUSTERS)

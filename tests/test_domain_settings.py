@@ -15,7 +15,7 @@ from hsmd.pb.v1 import users_pb2
 from tests.backstage import backstage
 from tests.calls import record, refusal, refused
 from tests.people import PASSWORD, Person, ask_token, iam_client, login, name, person
-from tests.stand import Answer, Stand, Tenant, elsewhere, standing
+from tests.stand import Answer, Stand, Tenant, elsewhere, eventually, standing
 from tests.test_sdk import checked
 from tests.test_users import change, domain_token
 
@@ -339,10 +339,15 @@ def test_who_is_not_there_is_locked_just_so(own: Stand, people: Client) -> None:
 def test_a_right_password_ends_the_count(own: Stand, people: Client) -> None:
     set_logins(own, people, login_failed_times=3)
     ann = person(people)
+
+    def tried(password: str) -> Answer:
+        """Each worker slows guesses down by what it has seen itself: it may have to be waited for."""
+        return eventually(lambda: (answer := ask_token(own, ann.id, password)).status != 429 and answer)
+
     for _ in range(3):
         for _ in range(2):
-            refused(ask_token(own, ann.id, "wrong"), "IAM.0001")
-        assert ask_token(own, ann.id, PASSWORD).status == 201
+            refused(tried("wrong"), "IAM.0001")
+        assert tried(PASSWORD).status == 201
 
 
 def test_expiry_is_shown_and_counts(own: Stand, people: Client) -> None:
