@@ -13,10 +13,10 @@ import pytest
 
 from hsmd.daemon.certificates import Authority
 from hsmd.daemon.development import Development, prepare
+from tests import forked
 from tests.softhsm import DevToken, make_token, pinless_token
 from tests.stand import free_port, standing
 
-_HSMD = Path(sys.executable).with_name("hsmd")
 _EX_CONFIG = 78
 
 
@@ -34,22 +34,28 @@ def refusal(
     code: int = _EX_CONFIG,
 ) -> str:
     """The one line that `hsmd serve` says why it can't start in; checks how it ends."""
-    done = subprocess.run(
-        [_HSMD, "serve", "--config", config or dev.config],
-        env={**os.environ, **{name: str(value) for name, value in (settings or {}).items()}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout
-    assert "Traceback" not in done.stdout
-    assert dev.password not in done.stdout
-    assert (dev.data / "pin").read_text() not in done.stdout
-    why = [line for line in done.stdout.splitlines() if " CRITICAL " in line or line.startswith("hsmd: ")]
-    assert len(why) == 1, done.stdout
+    said = serve(dev, settings, config=config, code=code)
+    assert "Traceback" not in said
+    assert dev.password not in said
+    assert (dev.data / "pin").read_text() not in said
+    why = [line for line in said.splitlines() if " CRITICAL " in line or line.startswith("hsmd: ")]
+    assert len(why) == 1, said
     return why[0]
+
+
+def serve(
+    dev: Development,
+    settings: Mapping[str, object] | None = None,
+    *,
+    config: Path | None = None,
+    code: int = _EX_CONFIG,
+) -> str:
+    """What `hsmd serve` says until it ends, which it has to do with this code."""
+    environment = {**os.environ, **{name: str(value) for name, value in (settings or {}).items()}}
+    done = forked.run(forked.hsmd, "serve", "--config", str(config or dev.config), environment=environment)
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    return said
 
 
 def store_of(dev: Development) -> Path:
@@ -131,20 +137,11 @@ def test_an_address_that_is_not_ours(dev: Development) -> None:
 
 def test_a_wrong_pin_is_tried_once(dev: Development, tmp_path: Path) -> None:
     pin = private(tmp_path / "pin", "not-the-pin")
-    done = subprocess.run(
-        [_HSMD, "serve", "--config", dev.config],
-        env={**os.environ, "HSMD__HSM__PIN_FILE": str(pin)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == _EX_CONFIG
-    assert done.stdout.splitlines()[-1].endswith("the token refuses the PIN: PinIncorrect")
-    assert done.stdout.count("CRITICAL") == 1
-    assert "worker" not in done.stdout  # nobody came to try it again
-    assert "not-the-pin" not in done.stdout
+    said = serve(dev, {"HSMD__HSM__PIN_FILE": pin})
+    assert said.splitlines()[-1].endswith("the token refuses the PIN: PinIncorrect")
+    assert said.count("CRITICAL") == 1
+    assert "worker" not in said  # nobody came to try it again
+    assert "not-the-pin" not in said
 
 
 def test_wrong_pins_do_not_lock_the_token(dev: Development, tmp_path: Path) -> None:
