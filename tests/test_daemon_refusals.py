@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,10 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Development:
 def refusal(
     dev: Development,
     settings: Mapping[str, object] | None = None,
-    *,
-    config: Path | None = None,
-    code: int = _EX_CONFIG,
+    **how: Any,
 ) -> str:
     """The one line that `hsmd serve` says why it can't start in; checks how it ends."""
-    said = serve(dev, settings, config=config, code=code)
+    said = serve(dev, settings, **how)
     assert "Traceback" not in said
     assert dev.password not in said
     assert (dev.data / "pin").read_text() not in said

@@ -20,7 +20,7 @@ from hsmd.pb.v1 import sealing_pb2 as pb
 from hsmd.pb.v1 import ukeys_pb2
 from tests.receivers import Syslog, authority, context
 from tests.seals import Door, SealedStand, health, operators, packed, sealed
-from tests.stand import children_of, eventually, free_port
+from tests.stand import eventually, free_port
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +158,11 @@ def test_seal_and_unseal_again(tmp_path: Path) -> None:
         _serves(stand)
         with stand.client() as client:
             blob = client.encrypt(client.create_key("books"), b"data")
-        before = set(children_of(stand.daemon.process.pid))  # type: ignore[union-attr]  # it runs
+        before = set(stand.workers())
         with stand.door() as door:
             door.shut(stand.operators[2])
         eventually(lambda: stand.health() == "NOT_SERVING")
-        eventually(lambda: not before & set(children_of(stand.daemon.process.pid)))  # type: ignore[union-attr]
+        eventually(lambda: not before & set(stand.workers()))
         eventually(lambda: stand.health() == "NOT_SERVING")
         with stand.client() as client, refusal("KMS.0104"):
             client.decrypt(blob)

@@ -196,7 +196,7 @@ def test_calls_go_on_without_the_collector(tmp_path: Path) -> None:
 )
 def test_an_endpoint_that_is_none_or_hears_others(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="tracing"):
-        traces.check(Tracing(**wrong))  # type: ignore[arg-type]
+        traces.check(Tracing(**wrong))  # type: ignore[arg-type]  # types are not what is wrong
 
 
 def test_spans_go_to_a_collector_with_tls(traced: tuple[Stand, Collector]) -> None:

@@ -177,7 +177,7 @@ def test_killed_on_the_way_it_goes_on(house: House) -> None:
     house.decide("rotate-root-key", SECOND)
     with Users(stand, told, patient=True) as users:
         for turn in range(3):
-            eventually(lambda: house.labels().get(SECOND, 0) > 25 * turn or FIRST not in house.labels(), 60)  # noqa: B023
+            eventually(lambda: house.labels().get(SECOND, 0) > 25 * turn or FIRST not in house.labels(), 60)  # noqa: B023 -- called in this turn
             if turn == 1:
                 stand.kill_everything()
                 stand.start()

@@ -67,7 +67,7 @@ def serve(settings: Settings) -> int:
 def _load() -> None:
     """Do once what each process would else do after its fork: importing takes the longest of a start."""
     os.environ["GRPC_SSL_CIPHER_SUITES"] = _TLS_1_2_SUITES  # read when gRPC is loaded
-    from hsmd.daemon import keeping, sealed, warden, worker  # noqa: F401
+    from hsmd.daemon import keeping, sealed, warden, worker  # noqa: F401 -- only to have them
 
     pair_probe.trial_key()
     gc.freeze()  # a collection would copy the pages that the forks share
@@ -154,7 +154,7 @@ def serve_gateway(read: Callable[[], Settings]) -> int:
         reserved_port(gateway.address, gateway.port, "gateway"),
         _metrics_port(settings, settings.metrics.gateway_port),
     ):
-        from hsmd.gateway import server  # noqa: F401  # once for all of them, like _load
+        from hsmd.gateway import server  # noqa: F401 -- once for all of them, like _load
 
         gc.freeze()
         code = run_once(partial(_check_metrics, settings)) if settings.metrics.enabled else 0

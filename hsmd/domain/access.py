@@ -150,7 +150,7 @@ def alias_of(call: Call, reference: str) -> str | None:
 
     Raises Error(KEY_ID_INVALID) for what is no reference, Error(KEY_NOT_FOUND) for a foreign URN.
     """
-    if _UUID.fullmatch(reference):
+    if is_key_id(reference):
         return None
     if match := _ALIAS.fullmatch(reference):
         return match[1]

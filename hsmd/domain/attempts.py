@@ -1,8 +1,6 @@
 """An attempt to show who one is: slowed down after failures, and named in the audit record when refused."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
 from hsmd.domain.core import Call
@@ -16,14 +14,20 @@ _EVIDENCE_OF_A_SOURCE = 50
 _EVIDENCE_OF_A_CLAIM = 25
 
 
-@contextmanager
-def named_when_refused(call: Call, resource: str) -> Iterator[None]:
+class named_when_refused:  # noqa: N801 -- it is used as a function is; as a generator it would take longer
     """If the block raises an Error, the call's audit record names this resource."""
-    try:
-        yield
-    except Error:
-        call.resource = resource
-        raise
+
+    __slots__ = ("_call", "_resource")
+
+    def __init__(self, call: Call, resource: str) -> None:
+        self._call, self._resource = call, resource
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Error):
+            self._call.resource = self._resource
 
 
 class throttled:  # noqa: N801 -- it is used as a function is; as a generator it would take longer

@@ -80,14 +80,14 @@ def by_token(call: Call, text: str) -> Identity:
     Raises Error(TOKEN_INVALID, TOKEN_EXPIRED, IDENTITY_REFUSED), and Error(RATE_EXCEEDED) after too many
     that were not valid: that token from that source, or any from that source.
     """
-    digest, bearer = bearers.digest(text), None
-    try:
-        with throttled(call, "token", digest, counted=TOKEN_INVALID):
-            bearer = bearers.opened(call.core, TOKEN, text, digest)
+    digest = bearers.digest(text)
+    with (
+        named_when_refused(call, _UNKNOWN_USER),
+        throttled(call, "token", digest, counted=TOKEN_INVALID),
+    ):
+        bearer = bearers.opened(call.core, TOKEN, text, digest)
+    with named_when_refused(call, f"user/{bearer.user_id}"):
         return bearers.identity(call.core, TOKEN, bearer)
-    except Error:
-        call.resource = f"user/{bearer.user_id}" if bearer else _UNKNOWN_USER
-        raise
 
 
 def issue_by_password(

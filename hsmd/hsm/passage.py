@@ -463,4 +463,8 @@ def _rsa_numbers(public_key: bytes) -> tuple[bytes, bytes]:
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < TRANSPORT_BITS:
         raise Error(FORMAT_INVALID, reason=f"a transport key is RSA with {TRANSPORT_BITS} bits or more")
     numbers = key.public_numbers()
-    return tuple(each.to_bytes(-(-each.bit_length() // 8), "big") for each in (numbers.n, numbers.e))  # type: ignore[return-value]  # two
+    return _big_endian(numbers.n), _big_endian(numbers.e)
+
+
+def _big_endian(number: int) -> bytes:
+    return number.to_bytes(-(-number.bit_length() // 8), "big")
