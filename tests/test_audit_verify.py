@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsmd.audit.chain import Head, digest, linked
-from hsmd.audit.checkpoints import CheckpointFile
+from hsmd.audit.checkpoints import CheckpointFile, parse
 from hsmd.audit.file import Rotation
 from hsmd.audit.verify import Keys, Report, verify
 from tests.audits import Notary, lines
@@ -99,6 +100,25 @@ def test_every_byte_counts(notary: Notary) -> None:
         path.write_bytes(whole)
     assert tried > 3500
     assert notary.verify().faults == []
+
+
+@pytest.mark.parametrize("size", [70, 71, 72])
+def test_every_byte_of_the_last_signature_counts(notary: Notary, size: int) -> None:
+    """No checkpoint stands behind it; base64 of 70 or 71 bytes can be written in several ways."""
+    notary.fill("worker-0", 1)
+    path = notary.directory / "checkpoints.chain"
+    while True:
+        path.unlink(missing_ok=True)
+        notary.checkpoint()
+        (line,) = lines(path)
+        if len(parse(line.rstrip(b"\n")).signature) == size:
+            break
+    keys, line = Keys.of([notary.public]), line.rstrip(b"\n")
+    for place in range(line.index(b',"signature":"'), len(line)):
+        for other in range(1, 256):
+            with suppress(ValueError):
+                changed = parse(line[:place] + bytes([line[place] ^ other]) + line[place + 1 :])
+                assert keys.wrong(changed), (place, other)
 
 
 def test_changed_bytes_of_a_long_log(signed: Notary, log: Path) -> None:

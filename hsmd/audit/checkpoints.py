@@ -69,18 +69,27 @@ def parse(line: bytes) -> Checkpoint:
         raise ValueError("no checkpoint")
     try:
         tree = json.loads(line)
-        return Checkpoint(
+        signature = base64.b64decode(tree["signature"], validate=True)
+        found = Checkpoint(
             begins.seq,
             str(tree["time"]),
             {str(name): _head(*each) for name, each in tree["chains"].items()},
             int(tree["records"]),
             str(tree["key"]),
             SIGNED_AS + before,
-            base64.b64decode(tree["signature"], validate=True),
+            signature,
             line,
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, binascii.Error) as error:
         raise ValueError("no checkpoint") from error
+    if line != before + _ending(signature):  # base64 can say the same in several ways
+        raise ValueError("not as it was written")
+    return found
+
+
+def _ending(signature: bytes) -> bytes:
+    """What stands behind all that is signed: the only bytes of a line that its signature does not cover."""
+    return _SIGNATURE + base64.b64encode(signature) + b'"}'
 
 
 def _head(seq: Any, digest: Any) -> Head:
@@ -158,4 +167,4 @@ class CheckpointFile:
             self._key.verify(signature, SIGNED_AS + before, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
             raise ValueError("the HSM has signed with another key") from error
-        return before + _SIGNATURE + base64.b64encode(signature) + b'"}'
+        return before + _ending(signature)
