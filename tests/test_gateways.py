@@ -122,8 +122,9 @@ def test_a_flood_costs_some_records_a_second(stand: Stand) -> None:
         return [each for each in found if (each["event"], each["result"]) == (EVENT, "APIGW.0101")]
 
     eventually(lambda: sum(each["detail"]["count"] for each in new()) >= 2 * len(sources))
-    seconds = time.monotonic() - began
-    assert len(new()) <= 33 * (seconds + 1)
+    found = new()
+    seconds = time.monotonic() - began  # once they were read: some may have come meanwhile
+    assert len(found) <= 33 * (seconds + 1)
 
 
 def test_gateways_alone_report(stand: Stand, gateway: GatewaysStub) -> None:
