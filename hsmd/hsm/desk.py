@@ -92,7 +92,7 @@ class Desk:
         connection = link.live
         key = self._key
         try:
-            if connection is None or now > self.until or os.getpid() != link.pid:
+            if connection is None or now > self.until:
                 self._refuse(connection)
             if key is not None:
                 self.object = self._look_up(connection, key)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+from weakref import WeakSet
 
 from pkcs11 import PKCS11Error, UserPinNotInitialized
 
@@ -75,6 +76,18 @@ class Settings:
     apart: bool
 
 
+_links: "WeakSet[Link]" = WeakSet()
+
+
+def _forked() -> None:
+    """What was connected before a fork is not the child's to use (2.40, 2.5.2)."""
+    for link in list(_links):
+        link.live = None
+
+
+os.register_at_fork(after_in_child=_forked)  # to ask each time which process this is would take a system call
+
+
 class Link:
     """The connection of this process to its token. `live` is None whenever calls are to be refused."""
 
@@ -83,6 +96,7 @@ class Link:
         self.calls = Calls()
         self.live: Connection | None = None
         self.pid = os.getpid()
+        _links.add(self)
         self.capabilities: tuple[Capability, ...] = ()
         self.refused: TokenRefused | None = None  # the PIN: nothing will be tried any more
         self._address = settings.address
