@@ -1,8 +1,7 @@
 """Who calls: the identity, and where and as whom it acts, handed to every rule."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 IdentityKind = Literal[
     "certificate",
@@ -43,8 +42,7 @@ def logged_request() -> str:
     return _request_id.get()
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """An established identity acting in one project, or in its domain when `project_id` is "".
 
     `user_id`, `domain_id` and `project_id` are 32 hex digits, or "" where there is none (anonymous

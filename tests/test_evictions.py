@@ -222,12 +222,13 @@ def test_what_concerns_all_evicts_all(core: Core) -> None:
 def test_nothing_is_kept_of_what_is_made_up(core: Core) -> None:
     """Anybody can name projects, users and keys that there are not: that costs no memory."""
     user = enabled_user(core, "u1")
-    act(core, Identity("token", user), "", "local", "")
+    call = Call(core, Caller("anonymous"), lambda: None)
+    act(call, Identity("token", user), "")
     before = {name: dict(cache._rows) for name, cache in (("people", core.people), ("keys", core.cache))}
     for number in range(300):
         made_up = f"{number:032x}"
         with pytest.raises(Error):
-            act(core, Identity("access-key", user), made_up, "local", "")
+            act(call, Identity("access-key", user), made_up)
         with pytest.raises(Error):
             enabled_user(core, made_up)
         assert entitlements.project_name(core, made_up) == ""

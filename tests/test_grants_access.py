@@ -2,7 +2,6 @@
 
 import random
 import uuid
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -53,7 +52,7 @@ def ask(core: Core, caller: Caller, key_id: str, operation: str, refused: str = 
 
 
 def as_user(user: str, domain: str) -> Caller:
-    return replace(OWNER, user_id=user, domain_id=domain, project_id="d" * 32)
+    return OWNER._replace(user_id=user, domain_id=domain, project_id="d" * 32)
 
 
 def fill(store: Store) -> tuple[list[str], list[Grant]]:

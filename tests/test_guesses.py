@@ -4,7 +4,6 @@ The rules run in this process, over a real token and a real store; the throttle 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -31,7 +30,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def by(house: House, number: int) -> Call:
     """A request by one of many users."""
     call = house.call()
-    call.caller = replace(call.caller, user_id=f"{number:032x}")
+    call.caller = call.caller._replace(user_id=f"{number:032x}")
     return call
 
 

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsmd.api.methods import Method, canonical_uri, methods_of
+from hsmd.api.methods import Method, methods_of, signed_beginning
 from hsmd.client import Client
 from hsmd.client.errors import from_rpc
 from hsmd.daemon.certificates import Authority
@@ -211,10 +211,10 @@ class Caller:
 
 
 def _signature(access: str, secret: str, token: str, method: Method, request: Any) -> Metadata:
-    verb, template = method.routes[0]
     date = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     headers = [("host", "x"), ("x-sdk-date", date), *([("x-security-token", token)] if token else [])]
-    lines = [verb, canonical_uri(template, request) or "", ""]
+    verb_and_path = signed_beginning(method.routes[0], request) or "\n\n"
+    lines = [*verb_and_path.split("\n")[:2], ""]
     lines += [f"{name}:{value}" for name, value in headers]
     lines += ["", ";".join(name for name, _ in headers), hashlib.sha256(b"").hexdigest()]
     canonical = "\n".join(lines).encode()

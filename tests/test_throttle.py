@@ -86,6 +86,19 @@ def test_what_was_good_lately_is_known() -> None:
     assert not throttle.is_good(USER, 1600)
 
 
+def test_nothing_holds_up_what_was_good_a_moment_ago() -> None:
+    """Then neither admitting it nor its success would change anything."""
+    throttle = Throttle()
+    assert not throttle.is_clear(USER, 0)
+    throttle.succeeded(USER, 0)
+    assert throttle.is_clear(USER, 449)
+    assert not throttle.is_clear(USER, 451)  # to be noted again, before it is forgotten
+    throttle.failed([USER], 10)
+    assert not throttle.is_clear(USER, 11)
+    throttle.succeeded(USER, 12)
+    assert throttle.is_clear(USER, 13)
+
+
 @pytest.mark.parametrize(("later", "paused"), [(899, True), (901, False)])
 def test_failures_count_together_for_15_minutes(later: float, paused: bool) -> None:
     throttle = Throttle()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from hsmd.gateway.transcoder import build, query_pairs
 from hsmd.pb.v1 import traces_pb2 as pb
 from tests.house import CALLER, House, furnished
 
-OURS, THEIRS = replace(CALLER, source="10.0.0.7", user_name="ann"), replace(CALLER, project_id="4" * 32)
-DOMAIN = replace(CALLER, project_id="")
+OURS, THEIRS = CALLER._replace(source="10.0.0.7", user_name="ann"), CALLER._replace(project_id="4" * 32)
+DOMAIN = CALLER._replace(project_id="")
 KEY = "0d0466b0-e727-4d9c-b35d-f84bb474a37f"
 
 
@@ -34,9 +33,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             write(one.audit, THEIRS, "encryptData", "Crypto/EncryptData", KEY)
         write(worker, OURS, "disableKey", "Keys/DisableKey", KEY, result="KMS.1301")
         write(worker, OURS, "genRandom", "Crypto/GenRandom", "", result="KMS.0104")
-        write(one.audit, replace(OURS, kind="system", user_name=""), "deleteKey", "warden/due-deletions", KEY)
+        write(one.audit, OURS._replace(kind="system", user_name=""), "deleteKey", "warden/due-deletions", KEY)
         write(worker, DOMAIN, "createUser", "Users/CreateUser", "user/abc")
-        write(worker, replace(DOMAIN, domain_id="5" * 32), "createUser", "Users/CreateUser", "user/def")
+        write(worker, DOMAIN._replace(domain_id="5" * 32), "createUser", "Users/CreateUser", "user/def")
         write(worker, Caller("anonymous", source="10.0.0.9"), "encryptData", "Crypto/EncryptData", KEY)
         one.now = int(time.time() * 1000) + 1000
         yield one
@@ -47,7 +46,7 @@ def write(
     log: Log, caller: Caller, event: str, method: str, resource: str, *, result: str = "OK", number: int = 0
 ) -> None:
     record = of_call(
-        replace(caller, request_id=f"{number:032x}"),
+        caller._replace(request_id=f"{number:032x}"),
         event=event,
         method=method if method.startswith("warden") else f"hsmd.v1.{method}",
         result=result,
@@ -79,7 +78,7 @@ def test_a_project_sees_its_own(house: House) -> None:
     )
     assert len({each.trace_id for each in answer.traces}) == 43
     assert names(asked(house, THEIRS, limit=200)) == ["encryptData"] * 40
-    assert names(asked(house, replace(OURS, project_id="6" * 32), limit=200)) == []
+    assert names(asked(house, OURS._replace(project_id="6" * 32), limit=200)) == []
 
 
 def test_a_domain_sees_what_is_in_no_project(house: House) -> None:
@@ -145,7 +144,7 @@ def test_filters(house: House) -> None:
 def test_a_marker_is_good_for_its_project_only(house: House) -> None:
     marker = asked(house, limit=1).meta_data.marker
     assert "worker" not in marker
-    for caller in (THEIRS, DOMAIN, replace(OURS, domain_id="7" * 32)):
+    for caller in (THEIRS, DOMAIN, OURS._replace(domain_id="7" * 32)):
         with pytest.raises(Error) as refused:
             asked(house, caller, next=marker)
         assert refused.value.fault.code == "KMS.0308"

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from hsmd import tracing
 from hsmd.api import revocation_list
-from hsmd.api.methods import Method, canonical_uri
+from hsmd.api.methods import Method, signed_beginning
 from hsmd.api.revocation_list import RevocationList
 from hsmd.config import UnixListener
 from hsmd.domain import certificates, external, identity, signatures, sources, tokens
@@ -295,8 +295,8 @@ def _address(peer: str) -> str:
 
 def _check_route(canonical: bytes, method: Method, request: Message) -> None:
     """The signed verb and path must be this call's: a gateway can't use them for another one."""
-    for verb, template in method.routes:
-        path = canonical_uri(template, request)
-        if path is not None and canonical.startswith(f"{verb}\n{path}\n".encode()):
+    for route in method.routes:
+        beginning = signed_beginning(route, request)
+        if beginning is not None and canonical.startswith(beginning.encode()):
             return
     raise Error(IDENTITY_REFUSED, reason="the signature is for another operation")

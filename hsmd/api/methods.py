@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +18,8 @@ from hsmd.errors import BY_CODE, PARAMETER_INVALID, PARAMETER_MISSING, Error
 from hsmd.pb.options.v1 import options_pb2
 
 Check = Callable[[Any], None]
+Route = tuple[tuple[str, str], ...]
+"""What a signed request begins with: fixed text, and the field whose value follows it, "" at the end."""
 
 _ACTION = re.compile(r"[a-z]+(:[A-Za-z]+){2}")
 _KEY_ID = "key_id"  # how request fields that name a key end
@@ -26,7 +28,7 @@ _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True)  # without slots: what follows from the fields is worked out once
 class Method:
-    """One rpc: `routes` holds (verb, path template), for what a signature may name.
+    """One rpc: `routes` holds what a signature may name.
 
     `keyed`: it is about keys, and what policies say may wait for them. `facts` tells what conditions of
     policies may be on, of a request.
@@ -42,7 +44,7 @@ class Method:
     request: type[Message]
     facts: Tell
     check: Check
-    routes: tuple[tuple[str, str], ...]
+    routes: tuple[Route, ...]
     ukey_roles: frozenset[str] = frozenset()
     while_sealed: bool = False
 
@@ -113,39 +115,37 @@ def methods_of(service: ServiceDescriptor) -> Iterator[tuple[MethodDescriptor, M
                 request=message_factory.GetMessageClass(descriptor.input_type),
                 facts=facts_of(descriptor.input_type),
                 check=checker(descriptor.input_type),
-                routes=tuple((verb, path) for verb, path, _ in http_rules(descriptor)),
+                routes=tuple(tuple(_route(verb, path)) for verb, path, _ in http_rules(descriptor)),
                 ukey_roles=frozenset(options.ukey_roles),
                 while_sealed=options.while_sealed,
             ),
         )
 
 
-def canonical_uri(template: str, request: Any) -> str | None:
-    """The path that a caller signs for this request: segments percent-encoded, a slash at the end.
+def signed_beginning(route: Route, request: Any) -> str | None:
+    """Verb and path as a caller signs them for this request: segments percent-encoded, a slash at the end.
 
     A slash within a variable stands there like any other. None where two variables have one: such a path
     could be read in more than one way.
     """
-    path, slashed = "/", 0
-    for fixed, variable in _segments(template):
-        if variable:
-            text = str(getattr(request, variable))
+    beginning, slashed = "", 0
+    for fixed, variable in route:
+        beginning += fixed
+        if variable and (text := str(getattr(request, variable))):
             slashed += "/" in text
-            path += f"{_quoted(text)}/" if text else ""
+            beginning += f"{_quoted(text)}/"
+    return beginning if slashed <= 1 else None
+
+
+def _route(verb: str, template: str) -> Iterator[tuple[str, str]]:
+    fixed = f"{verb}\n/"
+    for segment in filter(None, template.split("/")):
+        if variable := _VARIABLE.fullmatch(segment):
+            yield fixed, variable[1]
+            fixed = ""
         else:
-            path += fixed
-    return path if slashed <= 1 else None
-
-
-@lru_cache(maxsize=4096)
-def _segments(template: str) -> tuple[tuple[str, str], ...]:
-    """Each as (what the path has of it, ""), or as ("", the field that says it)."""
-    segments = template.strip("/").split("/")
-    return tuple(
-        ("", variable[1]) if (variable := _VARIABLE.fullmatch(segment)) else (f"{_quoted(segment)}/", "")
-        for segment in segments
-        if segment
-    )
+            fixed += f"{_quoted(segment)}/"
+    yield f"{fixed}\n", ""
 
 
 def _quoted(text: str) -> str:

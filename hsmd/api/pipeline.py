@@ -9,11 +9,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf import duration_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -69,16 +70,21 @@ class Rejection(grpc.Status):
 def rejection(error: Error, request_id: str) -> Rejection:
     """The status of an error: ErrorInfo{reason: its code, domain: "hsmd"}, RetryInfo where that is known."""
     code = grpc.StatusCode[error.fault.grpc]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.fault.code, domain="hsmd")]
+    message = error.message
+    status = status_pb2.Status(code=code.value[0], message=message, details=[_reason(error.fault.code)])
     if error.retry_after:
         seconds, millis = divmod(math.ceil(error.retry_after * 1000), 1000)
         delay = duration_pb2.Duration(seconds=seconds, nanos=millis * 1_000_000)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code.value[0], message=error.message)
-    for each in details:
-        status.details.add().Pack(each)
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     trailing = (("grpc-status-details-bin", status.SerializeToString()), (REQUEST_ID_KEY, request_id))
-    return Rejection(code, error.message, trailing)
+    return Rejection(code, message, trailing)
+
+
+@cache  # a few
+def _reason(code: str) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.ErrorInfo(reason=code, domain="hsmd"))
+    return packed
 
 
 class Pipeline:
@@ -233,14 +239,8 @@ class Pipeline:
         """Who calls, from where it may and as often as it may, and where it acts."""
         who = call.identify()
         project = getattr(request, "project_id", "") or str(metadata.get("hsmd-project-id", ""))
-        call.caller = identity.act(
-            self._core,
-            who,
-            project,
-            peer.source,
-            call.caller.request_id,
-            in_domain=method.in_domain or (method.in_either and project == identity.domain_of(who)),
-        )
+        in_domain = method.in_domain or (method.in_either and project == identity.domain_of(who))
+        identity.act(call, who, project, in_domain=in_domain)
         if method.for_peers is not (who.kind == "peer"):
             raise Error(ACTION_REFUSED, action=method.action or "of a peer region")
         if method.for_gateways is not (who.kind == "gateway"):
@@ -304,7 +304,7 @@ class _Record:
     def also(self, call: Call, event: str, resource: str) -> None:
         """The record of something else that the call brings about, in the name of the service itself."""
         self._take()
-        service = replace(call.caller, kind="system", user_id="", user_name="")
+        service = call.caller._replace(kind="system", user_id="", user_name="")
         self._append(service, event, "OK", resource, 1)
 
     def report(self, call: Call, refusal: Refusal) -> None:

@@ -169,8 +169,9 @@ class Log:
         self._report(failure, time.monotonic() - started)
 
     def _loss(self, lost: int) -> list[bytes]:
-        record = of_log("auditRecordsLost", self._path.stem, {"records": lost})
-        return [_encode(record).encode()] if lost else []
+        if not lost:
+            return []
+        return [_encode(of_log("auditRecordsLost", self._path.stem, {"records": lost})).encode()]
 
     def _report(self, failure: Exception | None, seconds: float) -> None:
         """Tell operators when writing begins to fail and when it works again, not at every call."""

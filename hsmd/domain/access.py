@@ -49,6 +49,7 @@ Entitled = Callable[[Caller, Grant], bool]
 Rights = dict[tuple[str, str], frozenset[str]]
 """Granted operations by (kind of grantee, its id)."""
 
+_KEY = "key"  # what the cache knows of a key id
 _NONE: frozenset[str] = frozenset()
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ALIAS = re.compile(r"alias/([a-zA-Z0-9:/_-]{1,255})")
@@ -64,7 +65,7 @@ def permit(
     domain knows, allows the call. `keyed` methods are about keys: what policies say of them may wait for one.
     Others may be about a `resource` that has a name, like an agency.
     """
-    own = entitlements.of(call.core, call.caller).rules(action)
+    own = call.permissions.rules(action)
     policy = call.caller.session_policy
     if own.plain is Answer.ALLOWED and not policy:
         return
@@ -166,9 +167,12 @@ def key(call: Call, reference: str) -> Key:
 
     Any state but destroyed.
     """
+    row: Key | None = call.core.cache.known(reference, _KEY)
+    if row is not None:  # most calls name a key by its id, and it was used before
+        return _own(call, row, reference)
     alias = alias_of(call, reference)
     key_id = reference if alias is None else _named(call, alias)
-    row = None if key_id is None else call.core.cache.get(key_id, "key", lambda: _load(call, key_id))
+    row = None if key_id is None else call.core.cache.get(key_id, _KEY, lambda: _load(call, key_id))
     return _own(call, row, key_id or "")
 
 
@@ -225,7 +229,7 @@ def key_of_peer(call: Call, tx: Tx, key_id: str, *primaries: str) -> Key | None:
     if call.caller.kind != "peer" or row.primary_region not in primaries:
         raise Error(NOT_A_REPLICA)
     call.resource = row.id
-    call.caller = replace(call.caller, domain_id=row.domain_id, project_id=row.project_id)
+    call.caller = call.caller._replace(domain_id=row.domain_id, project_id=row.project_id)
     return row
 
 

@@ -154,8 +154,7 @@ def assume(call: Call, name: str, domain: Domain, session_name: str = "") -> Ide
             IAM_INPUT_INVALID, name="session_user", reason="1 to 64 letters, digits and _.@=+- are due"
         )
     who = call.identify()
-    caller = call.caller
-    call.caller = act(call.core, who, "", caller.source, caller.request_id, in_domain=True)
+    act(call, who, "", in_domain=True)
     if who.agency_id:
         raise Error(IDENTITY_REFUSED, reason="who acts as an agency can't take on another")
     agency = _trusting(call, name, domain, who)

@@ -38,26 +38,36 @@ class throttled:  # noqa: N801 -- it is used as a function is; as a generator it
     may come by one address, and none of them shall be kept out by another's mistakes.
     """
 
-    __slots__ = ("_claim", "_counted", "_known", "_now", "_place", "_throttle")
+    __slots__ = ("_claim", "_clear", "_counted", "_known", "_now", "_place", "_throttle")
 
     def __init__(self, call: Call, kind: str, *claim: str, counted: Fault) -> None:
         self._throttle, self._counted, self._now = call.core.throttle, counted, time.monotonic()
         source = network(call.caller.source)
         self._place = _place(kind, source)
         if kind == "password":
-            self._claim, self._known = Limit(key("password of", *claim), _PASSWORDS), False
+            self._claim = Limit(key("password of", *claim), _PASSWORDS)
+            self._known = self._clear = False
         else:
-            self._claim = Limit(key(kind, source, *claim), _EVIDENCE_OF_A_CLAIM)
-            self._known = self._throttle.is_good(self._claim, self._now)
+            self._claim = _claim(kind, source, *claim)
+            self._clear = self._throttle.is_clear(self._claim, self._now)
+            self._known = self._clear or self._throttle.is_good(self._claim, self._now)
 
     def __enter__(self) -> None:
-        self._throttle.admit((self._claim,) if self._known else (self._place, self._claim), self._now)
+        if not self._clear:
+            self._throttle.admit((self._claim,) if self._known else (self._place, self._claim), self._now)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            self._throttle.succeeded(self._claim, self._now)
+            if not self._clear:
+                self._throttle.succeeded(self._claim, self._now)
         elif isinstance(error, Error) and error.fault is self._counted:
             self._throttle.failed((self._place, self._claim), time.monotonic())
+
+
+@lru_cache(maxsize=4096)
+def _claim(kind: str, source: str, claim: str) -> Limit:
+    """A claim that is no secret, an id or a digest, as shown from there; names with passwords may be one."""
+    return Limit(key(kind, source, claim), _EVIDENCE_OF_A_CLAIM)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from hsmd.caller import Caller
 from hsmd.config import Limits
 from hsmd.domain.board import Board
 from hsmd.domain.lines import Line
-from hsmd.domain.permissions import Rules
+from hsmd.domain.permissions import NOTHING, Permissions, Rules
 from hsmd.domain.rates import Buckets
 from hsmd.domain.throttle import Recent, Throttle
 from hsmd.errors import ACTION_REFUSED, IAM_ACTION_REFUSED, IDENTITY_REFUSED, Error
@@ -105,6 +105,11 @@ class Cache:
         self._owners: dict[str, set[str]] = {}  # with rows of each domain
         self._evictions = 0
 
+    def known(self, owner: str, name: str | int) -> Any:
+        """The owner's row of that name if it is there, else None."""
+        rows = self._rows.get(owner)
+        return rows.get(name) if rows else None
+
     @overload
     def get(
         self,
@@ -135,8 +140,7 @@ class Cache:
         `domains` tells the ids of all domains whose changes it may depend on; unless it is told, any change
         of any of them evicts it.
         """
-        rows = self._rows.get(owner)
-        row: Row | None = rows.get(name) if rows else None
+        row: Row | None = self.known(owner, name)
         if row is not None:
             return row
         evictions = self._evictions
@@ -354,11 +358,12 @@ class Call:
     writes the record of something else that the call brings about: its event and its resource; `report` that
     of requests which a gateway refused. `moment` is when it began, for the keyring.
 
-    `grant` is the operation by which a grant may allow the call. `refused` is the action that no role of the
-    caller's allows; `granted` becomes true when a grant, or what else is asked for, allows the call instead.
-    What policies say of the `action` may depend on the key (`depends`): then `rules`, the caller's policies
-    and its session policy, are asked for each one, and `settled` tells that they were. `asked` tells what the
-    request says of a condition's key, `facts` are that and what else is known of the call.
+    `permissions` is what the caller holds where it acts. `grant` is the operation by which a grant may allow
+    the call. `refused` is the action that no role of the caller's allows; `granted` becomes true when a
+    grant, or what else is asked for, allows the call instead. What policies say of the `action` may depend on
+    the key (`depends`): then `rules`, the caller's policies and its session policy, are asked for each one,
+    and `settled` tells that they were. `asked` tells what the request says of a condition's key, `facts` are
+    that and what else is known of the call.
 
     `identify` gives who calls, where a method asks for that only with some requests (access WELCOME).
     `channel` is known at the administrators' door.
@@ -372,6 +377,7 @@ class Call:
     begin: Callable[[str], None] = _no_beginning
     also: Callable[[str, str], None] = _nothing_else
     report: Callable[[Refusal], None] = _no_report
+    permissions: Permissions = NOTHING
     grant: str = ""
     refused: str = ""
     granted: bool = False

@@ -72,7 +72,7 @@ def destroy(call: Call, key_id: str) -> bool:
         rows.update_key(tx, replace(key, state=rows.DESTROYED))
         kept.let_go(call, tx, key)
         call.resource = key.id
-        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        call.caller = call.caller._replace(domain_id=key.domain_id, project_id=key.project_id)
     kept.destroy(call, key)  # after row and record say so: whatever stops this is done again by the draft
     return True
 

@@ -17,7 +17,6 @@ __all__ = [
     "domain_name",
     "in_domain",
     "in_project",
-    "of",
     "of_session",
     "project_name",
     "projects_of",
@@ -25,16 +24,6 @@ __all__ = [
 ]
 
 _SESSION = "session"
-
-
-def of(core: Core, caller: Caller) -> Permissions:
-    """What counts for the caller where it acts, from the cache."""
-    if not caller.roles:  # also a token of one project: what its user holds in the domain is not the token's
-        return NOTHING
-    kind, subject_id = subject(caller)
-    if caller.project_id:
-        return in_project(core, kind, subject_id, caller.project_id)
-    return in_domain(core, kind, subject_id, caller.domain_id)
 
 
 def subject(caller: Caller) -> tuple[str, str]:

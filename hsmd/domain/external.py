@@ -15,6 +15,7 @@ from typing import Any
 
 from hsmd.caller import IdentityKind
 from hsmd.config import ClaimTest, ConfigError, IdentityRule, Settings
+from hsmd.domain import bearers
 from hsmd.domain.attempts import named_when_refused, throttled
 from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
@@ -59,7 +60,7 @@ def by_bearer(call: Call, token: str) -> Identity:
     core = call.core
     with (
         named_when_refused(call, _BEARER),
-        throttled(call, "bearer", token, counted=IDENTITY_REFUSED),
+        throttled(call, "bearer", bearers.digest(token), counted=IDENTITY_REFUSED),
     ):
         issuer = core.providers.issuer(token)
         if issuer is None:
@@ -77,7 +78,7 @@ def by_keystone(call: Call, token: str) -> Identity:
     core, keystone = call.core, call.core.providers.keystone
     with (
         named_when_refused(call, _SUBJECT),
-        throttled(call, "token", token, counted=TOKEN_INVALID),
+        throttled(call, "token", bearers.digest(token), counted=TOKEN_INVALID),
     ):
         if keystone is None:
             raise Error(TOKEN_INVALID)

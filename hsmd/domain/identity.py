@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hsmd.caller import Caller, IdentityKind
 from hsmd.domain import entitlements
 from hsmd.domain.core import Call, Core
+from hsmd.domain.permissions import NOTHING
 from hsmd.errors import (
     IDENTITY_REFUSED,
     PROJECT_DIFFERS,
@@ -82,34 +83,31 @@ def enabled_user(core: Core, user_id: str) -> User:
     return user
 
 
-def act(
-    core: Core, identity: Identity, project_id: str, source: str, request_id: str, *, in_domain: bool = False
-) -> Caller:
-    """The identity as a caller in a project: the one asked for, or the one it is bound to.
+def act(call: Call, identity: Identity, project_id: str, *, in_domain: bool = False) -> None:
+    """Make the identity the call's caller in a project: the one asked for, or the one it is bound to.
 
     Without either, and for methods of the domain (`in_domain`), it acts in its domain. There a token or
-    socket of one project has no role.
+    socket of one project has no role, nor has a gateway or UKey anywhere.
 
     Raises Error(PROJECT_DIFFERS, TOKEN_WITHOUT_PROJECT) for a token's other project and
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
-    if identity.kind == "ukey":
-        return _caller(identity, "", frozenset({identity.ukey_role}), source, request_id)
-    if identity.kind == "gateway":
-        return _caller(identity, "", frozenset(), source, request_id)
+    if identity.kind in ("ukey", "gateway"):
+        call.caller = _caller(call, identity, "", frozenset({identity.ukey_role} - {""}))
+        return
     bound = is_bound(identity)
-    if in_domain:
-        return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
-    if bound and project_id and project_id != identity.bound_project:
+    if not in_domain and bound and project_id and project_id != identity.bound_project:
         raise Error(PROJECT_DIFFERS if identity.bound_project else TOKEN_WITHOUT_PROJECT)
-    project_id = project_id or identity.bound_project
-    if not project_id:
-        return _caller(identity, "", _in_domain(core, identity, bound=bound), source, request_id)
-    roles = entitlements.in_project(core, *subject(identity), project_id).names
-    if not roles:
-        # Said of a project that does not exist, too.
-        raise Error(PROJECT_REFUSED, project=project_id if _HEX_ID.fullmatch(project_id) else "of that name")
-    return _caller(identity, project_id, roles, source, request_id)
+    place = "" if in_domain else project_id or identity.bound_project
+    if place:
+        held = entitlements.in_project(call.core, *subject(identity), place)
+        if not held.names:  # said of a project that does not exist, too
+            raise Error(PROJECT_REFUSED, project=place if _HEX_ID.fullmatch(place) else "of that name")
+    elif bound and identity.bound_project:  # what its user holds in the domain is not the token's
+        held = NOTHING
+    else:
+        held = entitlements.in_domain(call.core, *subject(identity), domain_of(identity))
+    call.caller, call.permissions = _caller(call, identity, place, held.names), held
 
 
 def is_bound(identity: Identity) -> bool:
@@ -124,20 +122,12 @@ def subject(identity: Identity) -> tuple[str, str]:
     return (GROUP, " ".join(identity.groups)) if identity.groups else (USER, identity.user.id)
 
 
-def _in_domain(core: Core, identity: Identity, *, bound: bool) -> frozenset[str]:
-    if bound and identity.bound_project:
-        return frozenset()
-    return entitlements.in_domain(core, *subject(identity), domain_of(identity)).names
-
-
 def domain_of(identity: Identity) -> str:
     """The domain in which it acts; "" for who has none."""
     return identity.agency_domain or identity.user.domain_id
 
 
-def _caller(
-    identity: Identity, project_id: str, roles: frozenset[str], source: str, request_id: str
-) -> Caller:
+def _caller(call: Call, identity: Identity, project_id: str, roles: frozenset[str]) -> Caller:
     user, agency = identity.user, identity.agency_id
     return Caller(
         kind=identity.kind,
@@ -146,8 +136,8 @@ def _caller(
         domain_id=domain_of(identity),
         project_id=project_id,
         roles=roles,
-        source=source,
-        request_id=request_id,
+        source=call.caller.source,
+        request_id=call.caller.request_id,
         assumed_by=user.id if agency else "",
         session_policy=identity.session_policy,
         groups=identity.groups,

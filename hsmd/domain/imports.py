@@ -130,7 +130,7 @@ def expire(call: Call, key_id: str) -> bool:
             return False
         _give_up(call, tx, key)
         call.resource = key.id
-        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        call.caller = call.caller._replace(domain_id=key.domain_id, project_id=key.project_id)
         call.before_commit()
     return True
 

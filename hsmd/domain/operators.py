@@ -8,7 +8,7 @@ how they may come, or give them a policy that denies.
 
 from collections.abc import Iterable
 
-from hsmd.domain import builtin, entitlements
+from hsmd.domain import builtin
 from hsmd.domain.core import Call, refusal
 from hsmd.store import Tx, groups, policies
 from hsmd.store import identity as people
@@ -17,8 +17,7 @@ from hsmd.store.policies import GROUP, USER
 
 def check_caller(call: Call) -> None:
     """Raises Error(IAM_ACTION_REFUSED) for who is no operator, or has narrowed its own rights."""
-    own = entitlements.of(call.core, call.caller).held
-    if call.caller.session_policy or not any(each.operates for each in own):
+    if call.caller.session_policy or not any(each.operates for each in call.permissions.held):
         raise refusal(call.action or "hsmd:*:*")
 
 

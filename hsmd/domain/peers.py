@@ -165,7 +165,7 @@ def _enter_project(call: Call, tx: Tx, offer: Offer) -> None:
     project = identity.get_project(tx, offer.project_id)
     if project is None or (offer.domain_id, project.domain_id) not in shared:
         raise Error(PROJECT_REFUSED, project=offer.project_id)
-    call.caller = replace(call.caller, domain_id=project.domain_id, project_id=project.id)
+    call.caller = call.caller._replace(domain_id=project.domain_id, project_id=project.id)
 
 
 def _is_tombstone(call: Call, offer: Offer, present: Key) -> bool:

@@ -263,7 +263,7 @@ def _decide(call: Call, proposal_id: str, ours: str) -> tuple[Proposal, Decided,
             records.append(lambda: call.begin("beginProposal"))
             return begun, decided, inner
         inner.resource = outcome.resource
-        inner.caller = replace(call.caller, domain_id=outcome.domain_id, project_id=outcome.project_id)
+        inner.caller = call.caller._replace(domain_id=outcome.domain_id, project_id=outcome.project_id)
         records += [inner.before_commit, call.before_commit]
         return _end(call, tx, proposal, EXECUTED, outcome.result), decided, inner
 

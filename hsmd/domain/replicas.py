@@ -308,6 +308,6 @@ def _step_back(call: Call, key_id: str, heir: str) -> Key | None:
             return None
         key = step_back(tx, key, heir)
         call.resource = key.id
-        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        call.caller = call.caller._replace(domain_id=key.domain_id, project_id=key.project_id)
         call.before_commit()
     return key

@@ -139,7 +139,7 @@ def rotate_due(call: Call, key_id: str) -> bool:
         days = _days_if_due(call, key)
         if key is None or days is None:
             return None
-        call.caller = replace(call.caller, domain_id=key.domain_id, project_id=key.project_id)
+        call.caller = call.caller._replace(domain_id=key.domain_id, project_id=key.project_id)
         return key, call.core.clock() + days * DAY_MILLIS
 
     return _rotated(call, key_id, pick) is not None

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -393,7 +393,7 @@ def _held(call: Call, seal: Seal, fingerprint: str) -> Share:
 
 def _is_known(call: Call, holder: Holder) -> None:
     """The record names who gave."""
-    call.caller = replace(call.caller, kind="ukey", user_id=holder.ukey_id, user_name=holder.name)
+    call.caller = call.caller._replace(kind="ukey", user_id=holder.ukey_id, user_name=holder.name)
 
 
 def _read(path: Path) -> Seal:

@@ -68,8 +68,8 @@ def _issue(
     call: Call, who: Identity, session_name: str, policy: str, issued: int, duration: int
 ) -> TemporaryKey:
     tokens.check_may_have(call, who)
-    core, caller = call.core, call.caller
-    call.caller = act(core, who, "", caller.source, caller.request_id)
+    core = call.core
+    act(call, who, "")
     limits.admit_project(call)
     issued = bearers.issuing(who.user, issued)
     secret = access_keys.new_secret(core)

@@ -53,6 +53,10 @@ class Throttle:
         """Whether the key has succeeded lately."""
         return self._good.holds(limit.key, now)
 
+    def is_clear(self, limit: Limit, now: float) -> bool:
+        """Whether nothing holds it up, and it succeeded so lately that doing so again changes nothing."""
+        return limit.key not in self._runs and self._is_noted(limit, now)
+
     def admit(self, limits: Iterable[Limit], now: float) -> None:
         """Raises Error(RATE_EXCEEDED) while a pause of any of the keys lasts. Refusals are not counted."""
         left = 0.0
@@ -85,8 +89,11 @@ class Throttle:
         if limit.key in self._runs:
             with self._lock:
                 self._runs.pop(limit.key, None)
-        if not self._good.holds(limit.key, now + WINDOW_SECONDS / 2):  # seldom, as that takes a lock
+        if not self._is_noted(limit, now):  # seldom, as that takes a lock
             self._good.add(limit.key, now)
+
+    def _is_noted(self, limit: Limit, now: float) -> bool:
+        return self._good.holds(limit.key, now + WINDOW_SECONDS / 2)
 
 
 class Recent:

@@ -16,7 +16,6 @@ from hsmd.domain.identity import Identity, act, enabled_user, subject
 from hsmd.errors import (
     IAM_NOT_FOUND,
     IDENTITY_REFUSED,
-    PROJECT_REFUSED,
     TOKEN_EXPIRED,
     TOKEN_INVALID,
     TOKEN_REQUEST_INVALID,
@@ -280,7 +279,7 @@ def _issue(call: Call, who: Identity, scope: Scope, method: str, issued: int) ->
         ancestors=who.chain,
     )
     place = replace(who, bound_project=bearer.project_id)
-    call.caller = act(core, place, bearer.project_id, call.caller.source, call.caller.request_id)
+    act(call, place, bearer.project_id)
     limits.admit_project(call)
     return _described(call, who, project, bearer, bearers.sign(core, TOKEN, bearer))
 
@@ -297,18 +296,10 @@ def _scoped(call: Call, who: Identity, scope: Scope) -> Project | None:
         return None
     for each in found:
         if each.id == scope.project_id or (not scope.project_id and each.name == scope.project_name):
-            return _entered(call, who, each)
+            if entitlements.in_project(call.core, *subject(who), each.id).names:
+                return each
+            break
     raise Error(TOKEN_REQUEST_REFUSED)
-
-
-def _entered(call: Call, who: Identity, project: Project) -> Project:
-    try:
-        act(call.core, replace(who, kind="password", bound_project=""), project.id, "", "")
-    except Error as error:
-        if error.fault is PROJECT_REFUSED:
-            raise Error(TOKEN_REQUEST_REFUSED) from error
-        raise
-    return project
 
 
 def _described(call: Call, who: Identity, project: Project | None, bearer: Bearer, text: str) -> Token:

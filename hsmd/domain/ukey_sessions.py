@@ -184,8 +184,7 @@ class Sessions:
         name = secrets.token_hex(_BYTES)
         session = Session(ukey.id, asked.purpose, asked.channel, self._now() + self._seconds)
         self._sessions.put(_hidden(name), ukey.id, session)
-        who = identity.by_ukey(ukey.id, ukey.name, ukey.role)
-        call.caller = identity.act(call.core, who, "", call.caller.source, call.caller.request_id)
+        identity.act(call, identity.by_ukey(ukey.id, ukey.name, ukey.role), "")
         return LoggedIn(name, call.core.clock() + round(self._seconds * 1000), ukey)
 
     def identify(self, call: Call, name: str, service: str) -> Identity:

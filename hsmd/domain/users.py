@@ -210,8 +210,8 @@ def change_password(call: Call, user_id: str, original: str, password: str) -> N
         if domain is None or not domain.is_enabled:
             raise Error(TOKEN_REQUEST_REFUSED)
     sources.check(call, user.domain_id)
-    call.caller = replace(
-        call.caller, kind="password", user_id=user.id, user_name=user.name, domain_id=user.domain_id
+    call.caller = call.caller._replace(
+        kind="password", user_id=user.id, user_name=user.name, domain_id=user.domain_id
     )
     hashed = _chosen(call, user, Profile(password=password), by_user=True)
     with named_when_refused(call, call.resource), call.change() as tx:
