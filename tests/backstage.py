@@ -30,7 +30,7 @@ from typing import NoReturn
 from hsmd import config, ukey
 from hsmd.algorithms import AES_256
 from hsmd.caller import Caller
-from hsmd.daemon import keystores, warden, wiring
+from hsmd.daemon import jobs, keystores, wiring
 from hsmd.domain import access_keys, bearers, builtin, import_tokens, kept
 from hsmd.domain import logins as passwords_shown
 from hsmd.domain.bearers import Bearer
@@ -91,7 +91,7 @@ def _abandoned(core: Core, settings: config.Settings, days: str, cluster: str) -
     keystores.connect(core)
 
     def cleared() -> bool:
-        _another_day(warden.jobs_of_keystore(cluster)[1], core, settings, days)
+        _another_day(jobs.of_keystore(cluster)[1], core, settings, days)
         return not kept.abandoned(Call(core, Caller("system"), lambda: None), cluster)
 
     try:
@@ -114,7 +114,7 @@ def _cut(core: Core, settings: config.Settings, cluster: str, where: str) -> Non
         core.keystores[cluster].token.destroy_kept = refuse  # type: ignore[method-assign]  # nor this
     trouble: dict[str, str] = {}
     try:
-        warden.Jobs(core, audit, "test").carry_out(warden.jobs_of_keystore(cluster)[0], trouble)
+        jobs.Jobs(core, audit, "test").carry_out(jobs.of_keystore(cluster)[0], trouble)
     finally:
         audit.close()
         keystores.close(core)
@@ -130,12 +130,12 @@ def _away(tx: Tx, user_id: str, days: str) -> None:
     logins.put_logins(tx, replace(known, succeeded=then))
 
 
-def _another_day(job: warden.Job, core: Core, settings: config.Settings, days: str) -> None:
+def _another_day(job: jobs.Job, core: Core, settings: config.Settings, days: str) -> None:
     """A job of the warden's own, with a clock of another day."""
     core.clock = lambda: wiring.now_millis() + int(days) * 24 * 60 * 60 * 1000
     audit = wiring.open_audit(settings, "warden-of-another-day")
     try:
-        warden.Jobs(core, audit, "test").carry_out(job, {})
+        jobs.Jobs(core, audit, "test").carry_out(job, {})
     finally:
         audit.close()
 
@@ -205,9 +205,9 @@ def _revoked(tx: Tx, ukey_id: str) -> None:
     ukeys.update_ukey(tx, replace(row, revoked=1, revoked_by="test"))
 
 
-_JOBS: dict[str, warden.Job] = {
-    "rotations": warden.ROTATIONS,
-    "expirations": warden.EXPIRATIONS,
+_JOBS: dict[str, jobs.Job] = {
+    "rotations": jobs.ROTATIONS,
+    "expirations": jobs.EXPIRATIONS,
 }
 _ACTIONS: dict[str, Callable[..., None]] = {
     "role": _role,

@@ -12,7 +12,7 @@ from hsmd.audit import Log
 from hsmd.caller import Caller
 from hsmd.config import Hsm, Limits, Settings
 from hsmd.config import Store as StoreSettings
-from hsmd.daemon import warden, wiring
+from hsmd.daemon import jobs, wiring
 from hsmd.domain.core import TOKEN_KEYS, Call, Core
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
@@ -50,14 +50,14 @@ class House:
         call = Call(core, CALLER, lambda: self.records.append((name, call.resource)))
         return call
 
-    def rounds(self, *jobs: warden.Job, count: int = 3) -> list[int]:
+    def rounds(self, *each: jobs.Job, count: int = 3) -> list[int]:
         """What the warden's jobs do in so many rounds; no trouble is met."""
         done = []
         for _ in range(count):
             trouble: dict[str, str] = {}
             self.core.refresh()
-            turn = warden.Jobs(self.core, self.audit, "test")
-            done.append(sum(turn.carry_out(job, trouble) for job in jobs))
+            turn = jobs.Jobs(self.core, self.audit, "test")
+            done.append(sum(turn.carry_out(job, trouble) for job in each))
             assert trouble == {}
         return done
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hsmd import config
 from hsmd.caller import Caller
-from hsmd.daemon import warden, wiring
+from hsmd.daemon import jobs, wiring
 from hsmd.domain import roots
 from hsmd.domain.core import Call
 
@@ -33,8 +33,8 @@ def _main(path: str, action: str, *words: str) -> None:
         elif action == "destroy":
             roots.destroy(call, *words, lose_pins=True)
         else:
-            jobs, trouble = warden.Jobs(core, audit, "test"), dict[str, str]()
-            while jobs.carry_out(warden.MOVES, trouble) + jobs.carry_out(warden.ROOTS, trouble):
+            work, trouble = jobs.Jobs(core, audit, "test"), dict[str, str]()
+            while work.carry_out(jobs.MOVES, trouble) + work.carry_out(jobs.ROOTS, trouble):
                 pass
             assert not trouble, trouble
     finally:

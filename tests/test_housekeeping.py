@@ -2,7 +2,7 @@
 
 import pytest
 
-from hsmd.daemon import warden
+from hsmd.daemon import jobs
 from hsmd.domain import crypto, housekeeping, keys
 from hsmd.domain.core import Call
 from hsmd.errors import KEY_DISABLED
@@ -12,7 +12,7 @@ __all__ = ["house"]  # the fixture
 
 
 def _prune(house: House) -> int:
-    return warden.Jobs(house.core, house.audit, "test").carry_out(warden.PRUNING, {})
+    return jobs.Jobs(house.core, house.audit, "test").carry_out(jobs.PRUNING, {})
 
 
 def _length(house: House) -> int:
@@ -79,10 +79,10 @@ def test_the_warden_s_rounds_have_it(house: House, monkeypatch: pytest.MonkeyPat
     key = keys.create_key(house.call(), alias="key").id
     for number in range(40):
         keys.update_description(house.call(), key, f"{number}")
-    warden.Jobs(house.core, house.audit, "one").do_round()
+    jobs.Jobs(house.core, house.audit, "one").do_round()
     assert _length(house) == 20
     assert ("old changes", "one") in house.sql("SELECT name, holder FROM leases")
     for number in range(40):
         keys.update_description(house.call(), key, f"{number}")
-    warden.Jobs(house.core, house.audit, "another").do_round()  # it is the first one's for a minute
+    jobs.Jobs(house.core, house.audit, "another").do_round()  # it is the first one's for a minute
     assert _length(house) == 60

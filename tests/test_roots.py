@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import ACCESS_KEY, KEY_SPECS
-from hsmd.daemon import warden
+from hsmd.daemon import jobs
 from hsmd.domain import (
     access_keys,
     access_points,
@@ -67,7 +67,7 @@ def refused(fault: Fault, call: Any, text: str = "") -> None:
 
 def moved(house: House) -> None:
     """The warden moves all there is, and says so."""
-    done = house.rounds(warden.MOVES, warden.ROOTS)
+    done = house.rounds(jobs.MOVES, jobs.ROOTS)
     assert done[-1] == 0
 
 
@@ -86,7 +86,7 @@ def ended(house: House, label: str = FIRST, *, lose_pins: bool = True) -> None:
     house.now += 26 * HOUR
     roots.destroy(house.call(), label, lose_pins=lose_pins)
     house.now += roots.ENDING_MILLIS
-    house.rounds(warden.ROOTS)
+    house.rounds(jobs.ROOTS)
     assert states(house)[label] == rows.DESTROYED
     assert label not in house.token.labels()
 
@@ -169,7 +169,7 @@ def test_every_kind_of_key_moves_and_the_old_root_key_goes(house: House) -> None
     total = len(before) - 1 + 2
     (first, _) = roots.progress(house.call())
     assert first.rows == {"key versions": len(before) - 1, "access keys": 1, "access points": 1}
-    done = house.rounds(warden.MOVES, warden.ROOTS)
+    done = house.rounds(jobs.MOVES, jobs.ROOTS)
     assert done == [total + 1, 0, 0]
     assert labels(house) == {SECOND}
     assert roots.progress(house.call())[0].rows == {}
@@ -334,7 +334,7 @@ def test_what_an_ending_root_key_has_wrapped_is_not_stored(house: House) -> None
     moved(house)
     house.now += 26 * HOUR
     roots.destroy(house.call(), FIRST, lose_pins=True)
-    assert house.rounds(warden.ROOTS, count=1) == [0]  # calls on their way may need it
+    assert house.rounds(jobs.ROOTS, count=1) == [0]  # calls on their way may need it
     assert FIRST in house.token.labels()
 
     def late() -> None:
@@ -343,7 +343,7 @@ def test_what_an_ending_root_key_has_wrapped_is_not_stored(house: House) -> None
 
     refused(UNAVAILABLE, late, "the root key has been replaced meanwhile")
     house.now += roots.ENDING_MILLIS
-    house.rounds(warden.ROOTS)
+    house.rounds(jobs.ROOTS)
     refused(UNAVAILABLE, late, "the root key has been replaced meanwhile")
     assert crypto.encrypt_data(house.call(), drafts[0].id, b"data", "", b"")[1]
 
@@ -375,11 +375,11 @@ def test_a_broken_row_stands_before_no_other_and_keeps_its_root_key(house: House
     house.sql("UPDATE key_versions SET seal = x'00' WHERE key_id = ?", ids[1])
     roots.rotate(house.call(), SECOND)
     trouble: dict[str, str] = {}
-    jobs = warden.Jobs(house.core, house.audit, "test")
-    assert jobs.carry_out(warden.MOVES, trouble) == 2
+    work = jobs.Jobs(house.core, house.audit, "test")
+    assert work.carry_out(jobs.MOVES, trouble) == 2
     assert list(trouble) == [f"key/{ids[1]}/1"]
     house.now += 26 * HOUR
-    assert jobs.carry_out(warden.ROOTS, trouble) == 0
+    assert work.carry_out(jobs.ROOTS, trouble) == 0
     refused(ROOT_KEY_REFUSED, lambda: roots.destroy(house.call(), FIRST, lose_pins=True), "1 key versions")
 
 

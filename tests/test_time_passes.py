@@ -19,7 +19,7 @@ from hsmd.audit import Log
 from hsmd.caller import Caller
 from hsmd.config import Hsm, Limits, Settings
 from hsmd.config import Store as StoreSettings
-from hsmd.daemon import warden, wiring
+from hsmd.daemon import jobs, wiring
 from hsmd.domain import access, crypto, deletion, keys, rotation, usage
 from hsmd.domain.core import TOKEN_KEYS, Call, Core
 from hsmd.errors import (
@@ -64,7 +64,7 @@ class House:
 
     def carry_out(self) -> int:
         self.core.refresh()
-        return warden.Jobs(self.core, self.audit, "test").carry_out(warden.DELETIONS, {})
+        return jobs.Jobs(self.core, self.audit, "test").carry_out(jobs.DELETIONS, {})
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.folder / "hsmd.db", timeout=30)) as connection, connection:
@@ -128,7 +128,7 @@ def test_a_key_whose_rows_are_damaged_does_not_stand_before_the_others(house: Ho
     house.sql("DELETE FROM key_versions WHERE key_id = ?", made[0])
     house.core.refresh()
     trouble: dict[str, str] = {}
-    assert warden.Jobs(house.core, house.audit, "test").carry_out(warden.REPLICAS, trouble) == 0
+    assert jobs.Jobs(house.core, house.audit, "test").carry_out(jobs.REPLICAS, trouble) == 0
     assert sorted(trouble) == made
     assert trouble[made[0]] == f"not in step: key {made[0]} lacks its version 1"
     assert "west" in trouble[made[1]]
@@ -206,13 +206,13 @@ def test_a_failure_is_on_record_when_it_begins_not_each_round(
             raise ill[key]
         return True
 
-    job = warden.Job("odd jobs", "rotateKey", "rotated", lambda _: ["a", "b", "c"], do)
-    jobs, file = warden.Jobs(house.core, house.audit, "test"), house.folder / "audit" / "warden.jsonl"
+    job = jobs.Job("odd jobs", "rotateKey", "rotated", lambda _: ["a", "b", "c"], do)
+    work, file = jobs.Jobs(house.core, house.audit, "test"), house.folder / "audit" / "warden.jsonl"
 
     def rounds(*done: int) -> list[tuple[str, ...]]:
         """What comes on record while the job is done to so many keys in each round."""
         before = file.read_text().splitlines() if file.is_file() else []
-        assert tuple(jobs.carry_out(job, {}) for _ in done) == done
+        assert tuple(work.carry_out(job, {}) for _ in done) == done
         lines = file.read_text().splitlines()[len(before) :] if file.is_file() else []
         assert all('"method":"warden/odd-jobs"' in line and '"event":"rotateKey"' in line for line in lines)
         told = [json.loads(line) for line in lines]

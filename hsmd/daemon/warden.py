@@ -1,7 +1,7 @@
 """The warden: one a node, carries out what is due; each job under a lease, so that many nodes can run.
 
-The jobs have a thread of their own. One that is stuck inside the HSM's module may hold the store's write
-lock, and only the end of the process gives that back: so the main thread stays free to leave.
+The jobs (`jobs.py`) have threads of their own. One that is stuck inside the HSM's module may hold the store's
+write lock, and only the end of the process gives that back: so the main thread stays free to leave.
 """
 
 import logging
@@ -9,33 +9,26 @@ import os
 import signal
 import socket
 import threading
-import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hsmd import __version__, metrics
+from hsmd import __version__
 from hsmd.api.pool import Pool
 from hsmd.audit import Log
-from hsmd.audit.records import of_call, of_log
-from hsmd.caller import Caller, logged_as
-from hsmd.config import Jobs as Pace
+from hsmd.audit.records import of_log
 from hsmd.config import Settings, digest
-from hsmd.daemon import forwarding, keystores, logs, restoring, watch, wiring
+from hsmd.daemon import forwarding, jobs, keystores, logs, restoring, watch, wiring
 from hsmd.daemon.measuring import measure
 from hsmd.daemon.notary import Notary
 from hsmd.daemon.showing import show
 from hsmd.daemon.supervisor import EX_FAILED
-from hsmd.domain import deletion, housekeeping, imports, kept, replicas, roots, rotation
 from hsmd.domain.backups import Workshop
-from hsmd.domain.core import Call, Core
+from hsmd.domain.core import Core
 from hsmd.domain.readiness import Readiness
 from hsmd.domain.sealing import Keeper
-from hsmd.errors import INTERNAL, NAMES, UNAVAILABLE, Error
-from hsmd.store import SealBroken, leases
+from hsmd.errors import Error
 
 _WATCH_SECONDS = 0.25
 _KEEP_SECONDS = 5.0  # between looks whether the seal is in step
@@ -45,7 +38,6 @@ if TYPE_CHECKING:
 
 _PEER_PAUSE = 60.0  # for a peer that hangs: other keys are waiting
 _STUCK_PATIENCE = timedelta(seconds=5)  # in the midst of a job: all who change anything wait for it
-_ALL = ""  # stands for all keys among those that are in trouble
 
 log = logging.getLogger(__name__)
 
@@ -64,73 +56,106 @@ def run(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    pool = _pool(settings)
-    core = wiring.open_core(settings, pin, pool.have_spares if pool else _alone, shared, pause=_PEER_PAUSE)
-    core.board.sit("warden")
-    levels = logs.Levels(core.board)
-    core.keystores = keystores.backings(settings, pin)
-    core.backups = Workshop(restoring.place(settings))
-    core.seal = seal
-    core.audit_directory = settings.audit.directory
-    audit = wiring.open_audit(settings, "warden")
-    forwarders = forwarding.threads(settings.audit, stopping)
-    core.store.check()
-    keystores.report_strays(core)
-    try:
-        core.token.connect()
-    except Error as error:
-        log.warning("%s", error)
-    readiness = Readiness(core, audit)
-    readiness.begin(stopping)
-    keystores.connect(core)
-    record_start(audit, settings)
-    door = _door(settings, core, audit, pool)
-    if door is not None:
-        door.open(readiness.failing())
-    ready()
-    holder = f"{socket.gethostname()}:{os.getpid()}"
-    # A keystore's token may hold the thread that uses it: so each has its own.
-    everything = [
-        Jobs(core, audit, holder, each, settings.jobs)
-        for each in (_JOBS, *map(jobs_of_keystore, core.keystores))
-    ]
-    threads = [
-        threading.Thread(target=jobs.run, args=(stopping,), daemon=True, name="jobs") for jobs in everything
-    ]
-    threads += _keeping(core, stopping)
-    notary = Notary(settings.audit, core.token)
-    threads.append(threading.Thread(target=notary.run, args=(stopping,), daemon=True, name="notary"))
-    for thread in (*threads, *forwarders):
-        thread.start()
-    while not stopping.wait(_WATCH_SECONDS):
-        _tend(door, readiness)
-        show(
-            core,
-            readiness.failing(),
-            unsigned=notary.unsigned,
-            unsigned_since=int(notary.since * 1000),
-            due=sum(each.due for each in everything),
-        )
-        levels.tend()
-        measure(core, audit)
-        at_work = any(jobs.at_work for jobs in everything)
-        if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
-            return EX_FAILED
+    return _Warden(settings, pin, shared, seal, stopping).run(ready)
 
-    def close() -> None:
+
+class _Warden:
+    """The process's parts, and their threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pin: wiring.Pin,
+        shared: wiring.Shared,
+        seal: Keeper | None,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._pool = pool = _pool(settings)
+        spares = pool.have_spares if pool else _alone
+        self._core = core = wiring.open_core(settings, pin, spares, shared, pause=_PEER_PAUSE)
+        core.board.sit("warden")
+        self._levels = logs.Levels(core.board)
+        core.keystores = keystores.backings(settings, pin)
+        core.backups = Workshop(restoring.place(settings))
+        core.seal = seal
+        core.audit_directory = settings.audit.directory
+        self._audit = wiring.open_audit(settings, "warden")
+        self._readiness = Readiness(core, self._audit)
+        self._notary = Notary(settings.audit, core.token)
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        # A keystore's token may hold the thread that uses it: so each has its own.
+        self._jobs = [
+            jobs.Jobs(core, self._audit, holder, each, settings.jobs)
+            for each in (jobs.OF_ALL, *map(jobs.of_keystore, core.keystores))
+        ]
+        self._forwarders = forwarding.threads(settings.audit, stopping)
+        self._threads = [
+            *(self._thread("jobs", each.run) for each in self._jobs),
+            *([self._thread("seal", partial(_keep, seal, core))] if seal is not None else []),
+            self._thread("notary", self._notary.run),
+        ]
+
+    def _thread(self, name: str, work: Callable[[threading.Event], None]) -> threading.Thread:
+        return threading.Thread(target=work, args=(self._stopping,), daemon=True, name=name)
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until told to stop; the exit code."""
+        core = self._core
+        core.store.check()
+        keystores.report_strays(core)
+        try:
+            core.token.connect()
+        except Error as error:
+            log.warning("%s", error)
+        self._readiness.begin(self._stopping)
+        keystores.connect(core)
+        record_start(self._audit, self._settings)
+        door = _door(self._settings, core, self._audit, self._pool)
+        if door is not None:
+            door.open(self._readiness.failing())
+        ready()
+        for thread in (*self._threads, *self._forwarders):
+            thread.start()
+        if not self._watch(door):
+            return EX_FAILED
+        seconds = self._settings.grpc.grace_seconds + watch.PARTING_SECONDS
+        watch.part(lambda: self._close(door), seconds)
+        return 0
+
+    def _watch(self, door: "AdminDoor | None") -> bool:
+        """Until told to stop; False where only the end of the process frees what the HSM's module holds."""
+        core, notary = self._core, self._notary
+        while not self._stopping.wait(_WATCH_SECONDS):
+            failing = self._readiness.failing()  # which the log is told, with a door or without
+            if door is not None:
+                door.tend(failing)
+            show(
+                core,
+                failing,
+                unsigned=notary.unsigned,
+                unsigned_since=int(notary.since * 1000),
+                due=sum(each.due for each in self._jobs),
+            )
+            self._levels.tend()
+            measure(core, self._audit)
+            at_work = any(each.at_work for each in self._jobs)
+            if watch.hopeless(core.token, _STUCK_PATIENCE if at_work else watch.PATIENCE):
+                return False
+        return True
+
+    def _close(self, door: "AdminDoor | None") -> None:
         if door is not None:
             door.close()
-        for thread in threads:
+        for thread in self._threads:
             thread.join()
-        audit.close()
-        notary.part(settings.grpc.grace_seconds)
-        forwarding.part(forwarders)
-        core.store.close()
-        core.token.close()
-        keystores.close(core)
-
-    watch.part(close, settings.grpc.grace_seconds + watch.PARTING_SECONDS)
-    return 0
+        self._audit.close()
+        self._notary.part(self._settings.grpc.grace_seconds)
+        forwarding.part(self._forwarders)
+        self._core.store.close()
+        self._core.token.close()
+        keystores.close(self._core)
 
 
 def record_start(audit: Log, settings: Settings) -> None:
@@ -140,13 +165,6 @@ def record_start(audit: Log, settings: Settings) -> None:
         audit.append(of_log("loadConfiguration", "warden", detail), timeout=_AUDIT_SECONDS)
     except Error as error:  # calls will be refused, too, until it can be written
         log.error("the start is not recorded: %s", error)  # noqa: TRY400  # the reason says it all
-
-
-def _keeping(core: Core, stopping: threading.Event) -> list[threading.Thread]:
-    seal = core.seal
-    if not isinstance(seal, Keeper):
-        return []
-    return [threading.Thread(target=_keep, args=(seal, core, stopping), daemon=True, name="seal")]
 
 
 def _keep(seal: Keeper, core: Core, stopping: threading.Event) -> None:
@@ -174,195 +192,5 @@ def _door(settings: Settings, core: Core, audit: Log, pool: Pool | None) -> "Adm
     return AdminDoor(settings, core, audit, pool)
 
 
-def _tend(door: "AdminDoor | None", readiness: Readiness) -> None:
-    failing = readiness.failing()  # which the log is told, with a door or without
-    if door is not None:
-        door.tend(failing)
-
-
 def _alone(_count: int) -> None:
     """Nobody waits for threads that are stuck: the jobs have their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is done to each key whose day has come, under its lease. `do` is False for one that isn't due.
-
-    One that is no key names itself. One without an event leaves no records.
-    """
-
-    lease: str
-    event: str
-    done: str
-    due: Callable[[Call], list[str]]
-    do: Callable[[Call, str], bool]
-
-    @property
-    def method(self) -> str:
-        """What audit records call it."""
-        return "warden/" + self.lease.replace(" ", "-")
-
-
-DELETIONS = Job("due deletions", "deleteKey", "destroyed", deletion.due, deletion.destroy)
-ROTATIONS = Job("due rotations", "rotateKey", "rotated", rotation.due, rotation.rotate_due)
-EXPIRATIONS = Job("expired material", "deleteImportedKeyMaterial", "destroyed", imports.due, imports.expire)
-REPLICAS = Job("unfinished replicas", "updatePrimaryRegion", "in step", replicas.due, replicas.finish)
-MOVES = Job("root key moves", "moveKey", "moved to the new root key", roots.due, roots.move)
-ROOTS = Job("root key ends", "settleRootKey", "settled", roots.settling, roots.settle)
-PRUNING = Job("old changes", "", "pruned", housekeeping.due, housekeeping.prune)
-_JOBS = (DELETIONS, ROTATIONS, EXPIRATIONS, REPLICAS, MOVES, ROOTS, PRUNING)
-
-
-def jobs_of_keystore(cluster_id: str) -> tuple[Job, ...]:
-    """What is due in the keystore on that cluster."""
-    due, abandoned = partial(kept.due, cluster_id=cluster_id), partial(kept.abandoned, cluster_id=cluster_id)
-    return (
-        replace(DELETIONS, lease=f"due deletions in {cluster_id}", due=due),
-        replace(DELETIONS, lease=f"abandoned keys in {cluster_id}", due=abandoned, do=kept.clear),
-    )
-
-
-class Jobs:
-    """What is to be done round by round, by one thread.
-
-    What goes wrong is logged, and on record, when it begins, not each round.
-    """
-
-    def __init__(
-        self,
-        core: Core,
-        audit: Log,
-        holder: str,
-        jobs: Sequence[Job] = _JOBS,
-        pace: Pace = Pace(),  # noqa: B008  # frozen
-    ) -> None:
-        """`holder` names this process in leases."""
-        self._jobs = jobs
-        self._pace = pace
-        self.at_work = False  # inside a change, which may hold the write lock
-        self._core = core
-        self._audit = audit
-        self._holder = holder
-        self._trouble: dict[str, str] = {}  # what was logged last: by key id, or _ALL
-        self._failing: dict[str, set[str]] = {}  # by lease: key ids, or _ALL, whose failure is on record
-        self._started = 0.0  # when the last call began
-        self._due: dict[str, int] = {}  # what is due and not done, by lease
-        self._to_scrub = True  # whoever was here before may have left it undone
-
-    @property
-    def due(self) -> int:
-        """What was due at the last look and is not done."""
-        return sum(self._due.values())
-
-    def run(self, stopping: threading.Event) -> None:
-        """Rounds until told to stop."""
-        while not stopping.wait(self._pace.round_seconds):
-            try:
-                self.do_round()
-            except Exception:
-                log.exception("the jobs failed; the next round tries again")
-
-    def do_round(self) -> None:
-        """One round of every job whose lease is to be had."""
-        trouble: dict[str, str] = {}
-        try:
-            for job in self._jobs:
-                now, lease = self._core.clock(), int(self._pace.lease_seconds * 1000)
-                with self._core.store.write() as tx:
-                    mine = leases.take(tx, job.lease, self._holder, now, now + lease)
-                if mine:
-                    self._core.refresh()
-                    self.carry_out(job, trouble)
-                else:  # another node sees to it, and counts
-                    metrics.JOB_BACKLOG.set(0, job.lease)
-                    self._failing.pop(job.lease, None)
-            if self._to_scrub:
-                self._to_scrub = not self._core.store.scrub()
-        except Error as error:
-            trouble[_ALL] = f"nothing is done: {error}"
-        self._tell(trouble)
-
-    def carry_out(self, job: Job, trouble: dict[str, str]) -> int:
-        """Do the job to every key whose day has come; how many it was done to.
-
-        `trouble` takes up why others stay, by key id; with _ALL for what prevents all: then it ends at once.
-        """
-        count = 0
-        due = job.due(self._call(job))
-        left = self._due[job.lease] = len(due)
-        metrics.JOB_BACKLOG.set(left, job.lease)
-        before, failing = self._failing.get(job.lease, set()), set[str]()
-        for key_id in due:
-            self.at_work = True
-            call = self._call(job)
-            try:
-                with logged_as(call.caller.request_id):
-                    count += job.do(call, key_id)
-                left = self._due[job.lease] = left - 1
-            except Exception as error:  # whatever it is: one key's trouble is not the others'
-                metrics.JOB_FAILURES.inc(job.lease)
-                stops = isinstance(error, Error) and error.fault is UNAVAILABLE  # but this is
-                met = _ALL if stops else key_id
-                trouble[met] = f"nothing is done: {error}" if stops else f"not {job.done}: {error}"
-                if met in before or self._record(job, call, key_id, error):
-                    failing.add(met)
-                if stops:
-                    failing |= before  # of the others nothing is known
-                    break
-            finally:
-                self.at_work = False
-                metrics.JOB_BACKLOG.set(left, job.lease)
-        self._failing[job.lease] = failing
-        metrics.JOB_DONE.inc(job.lease, by=count)
-        if not left:
-            metrics.JOB_SUCCESS.set(self._core.clock() / 1000, job.lease)
-        self._to_scrub |= job not in (ROTATIONS, REPLICAS, MOVES, PRUNING) and count > 0
-        return count
-
-    def _tell(self, trouble: dict[str, str]) -> None:
-        for key_id, why in trouble.items():
-            if self._trouble.get(key_id) != why:
-                log.error("%s due but %s", "keys may be" if key_id == _ALL else f"key {key_id} is", why)
-        if _ALL in self._trouble and _ALL not in trouble:
-            log.info("due keys are seen to again")
-        self._trouble = trouble
-
-    def _call(self, job: Job) -> Call:
-        self._started = time.monotonic()
-        caller = Caller(kind="system", user_name="warden", source="local", request_id=uuid.uuid4().hex)
-        call = Call(self._core, caller, lambda: self._append(job, call, "OK"))
-        return call
-
-    def _record(self, job: Job, call: Call, key_id: str, error: Exception) -> bool:
-        """Put on record that a failure begins; whether it is there."""
-        if not isinstance(error, (Error, SealBroken, LookupError)):
-            log.error("%s: unexpected", job.lease, exc_info=error)
-        if not job.event:
-            return True
-        call.resource = call.resource or key_id
-        code, reason = _named(error)
-        try:
-            self._append(job, call, code, {"reason": reason})
-        except Error:  # the log says so by itself; the next round tries again
-            return False
-        return True
-
-    def _append(self, job: Job, call: Call, result: str, detail: Mapping[str, str] | None = None) -> None:
-        record = of_call(
-            call.caller,
-            event=job.event,
-            method=job.method,
-            result=result,
-            resource=call.resource,
-            key_version=call.key_version,
-            process="warden",
-            seconds=time.monotonic() - self._started,
-        )
-        self._audit.append({**record, **({"detail": detail} if detail else {})}, timeout=_AUDIT_SECONDS)
-
-
-def _named(error: Exception) -> tuple[str, str]:
-    """The code of what went wrong, and its name: that of a fault in the table, else its class."""
-    if isinstance(error, Error):
-        return error.fault.code, NAMES[error.fault]
-    return INTERNAL.code, type(error).__name__
