@@ -13,7 +13,8 @@ from hsmd.caller import Caller
 from hsmd.client import Client
 from hsmd.config import Limits
 from hsmd.domain import access, builtin, entitlements
-from hsmd.domain.core import Cache, Call, Core, of_none
+from hsmd.domain.cache import Cache, of_none
+from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, act, enabled_user
 from hsmd.errors import Error
 from hsmd.hsm import Token

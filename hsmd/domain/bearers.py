@@ -16,7 +16,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from hsmd.domain import agencies, certificates
-from hsmd.domain.core import ANY, CREDENTIAL_KEY_LABEL, Core, of_none
+from hsmd.domain.cache import ANY, of_none
+from hsmd.domain.core import CREDENTIAL_KEY_LABEL, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.errors import TOKEN_EXPIRED, TOKEN_INVALID, Error
 from hsmd.keyring import with_token_key

@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from hsmd.caller import Caller
 from hsmd.domain import builtin
-from hsmd.domain.core import ANY, Core
+from hsmd.domain.cache import ANY
+from hsmd.domain.core import Core
 from hsmd.domain.permissions import NOTHING, Held, Permissions, Rules
 from hsmd.store import Tx, agencies, groups, policies
 from hsmd.store import identity as rows

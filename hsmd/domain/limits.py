@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from hsmd import metrics
 from hsmd.config import Limits
-from hsmd.domain.core import Call, Core, of_none
+from hsmd.domain.cache import of_none
+from hsmd.domain.core import Call, Core
 from hsmd.domain.sources import LOCAL
 from hsmd.domain.steps import Decided, Outcome, Steps
 from hsmd.domain.throttle import network

@@ -18,7 +18,8 @@ from hsmd.algorithms import ACCESS_KEY
 from hsmd.domain import access_keys, bearers
 from hsmd.domain.attempts import throttled
 from hsmd.domain.bearers import SECURITY_TOKEN
-from hsmd.domain.core import Call, Core, of_none
+from hsmd.domain.cache import of_none
+from hsmd.domain.core import Call, Core
 from hsmd.domain.identity import Identity, enabled_user
 from hsmd.domain.throttle import key
 from hsmd.errors import (
