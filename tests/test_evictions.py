@@ -15,7 +15,8 @@ from hsmd.config import Limits
 from hsmd.domain import access, builtin, entitlements
 from hsmd.domain.cache import Cache, of_none
 from hsmd.domain.core import Call, Core
-from hsmd.domain.identity import Identity, act, enabled_user
+from hsmd.domain.identity import Identity, act, by_gateway, by_ukey, enabled_user
+from hsmd.domain.permissions import NOTHING
 from hsmd.errors import Error
 from hsmd.hsm import Token
 from hsmd.keyring import Keyring
@@ -239,6 +240,17 @@ def test_nothing_is_kept_of_what_is_made_up(core: Core) -> None:
             with pytest.raises(Error):
                 access.key(Call(core, caller, lambda: None), reference)
     assert {"people": core.people._rows, "keys": core.cache._rows} == before
+
+
+def test_who_acts_next_has_nothing_of_who_acted_before(core: Core) -> None:
+    user = Identity("certificate", enabled_user(core, "u1"))
+    call = Call(core, Caller("anonymous"), lambda: None)
+    for who in (by_ukey("k1", "eve", "auditor"), by_gateway("CN:gateway")):
+        act(call, user, "p1")
+        assert READER in call.permissions.names == call.caller.roles
+        act(call, who, "")
+        assert call.permissions is NOTHING
+        assert READER not in call.caller.roles
 
 
 # On every worker, while another tenant writes

@@ -1,18 +1,20 @@
-"""Guessing a PIN, or an access point's signature: slowed down like everything that can be tried again.
+"""Guessing a PIN or access key, or what an access point signs: slowed down like all that can be tried again.
 
 The rules run in this process, over a real token and a real store; the throttle has the machine's own clock.
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from hsmd.domain import access_points, capsules, datakeys, keys, throttle
+from hsmd.domain import access_points, attempts, capsules, datakeys, keys, signatures, throttle
 from hsmd.domain.access_points import CUSTOM, Draft
 from hsmd.domain.capsules import Attestation
 from hsmd.domain.core import Call
 from hsmd.domain.pins import PLAIN, Pin
-from hsmd.errors import CAPSULE_REFUSED, CIPHERTEXT_INVALID, RATE_EXCEEDED, Fault
+from hsmd.domain.signatures import Signature
+from hsmd.errors import CAPSULE_REFUSED, CIPHERTEXT_INVALID, IDENTITY_REFUSED, RATE_EXCEEDED, Fault
 from tests.test_time_passes import House, house, refused
 
 __all__ = ["house"]  # the fixture
@@ -88,3 +90,15 @@ def test_attestations_of_an_access_point(house: House) -> None:
     refuses(RATE_EXCEEDED, capsules.decrypt, by(house, 1), key, capsule, one)
     refuses(CAPSULE_REFUSED, capsules.decrypt, by(house, 1), key, capsule, other)
     refuses(CAPSULE_REFUSED, capsules.decrypt, by(house, 2), key, capsule, one)
+
+
+def test_access_keys_that_can_be_none_are_one(house: House) -> None:
+    """Of others that are claimed nothing is remembered: they may be long, and a password typed there."""
+    date = datetime.fromtimestamp(house.now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    before = attempts._claim.cache_info().currsize
+    for number in range(25):
+        evidence = Signature(f"my password {number}" * 100, date, b"", "0" * 64)
+        refuses(IDENTITY_REFUSED, signatures.by_signature, house.call(), evidence)
+    assert attempts._claim.cache_info().currsize <= before + 1
+    refuses(RATE_EXCEEDED, signatures.by_signature, house.call(), evidence)
+    refuses(IDENTITY_REFUSED, signatures.by_signature, house.call(), evidence._replace(access_key="A" * 20))

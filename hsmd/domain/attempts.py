@@ -66,7 +66,7 @@ class throttled:  # noqa: N801 -- it is used as a function is; as a generator it
 
 @lru_cache(maxsize=4096)
 def _claim(kind: str, source: str, claim: str) -> Limit:
-    """A claim that is no secret, an id or a digest, as shown from there; names with passwords may be one."""
+    """A claim as shown from there: an id or a digest, short and no secret, as names with passwords may be."""
     return Limit(key(kind, source, claim), _EVIDENCE_OF_A_CLAIM)
 
 

@@ -93,7 +93,8 @@ def act(call: Call, identity: Identity, project_id: str, *, in_domain: bool = Fa
     Error(PROJECT_REFUSED) for a project in which the user has no role.
     """
     if identity.kind in ("ukey", "gateway"):
-        call.caller = _caller(call, identity, "", frozenset({identity.ukey_role} - {""}))
+        roles = frozenset([identity.ukey_role] if identity.ukey_role else ())
+        call.caller, call.permissions = _caller(call, identity, "", roles), NOTHING
         return
     bound = is_bound(identity)
     if not in_domain and bound and project_id and project_id != identity.bound_project:

@@ -69,7 +69,7 @@ def by_signature(call: Call, evidence: Signature) -> Identity:
         )
     hashed = hashlib.sha256(evidence.canonical_request).hexdigest()
     text = f"{SIGNING_ALGORITHM}\n{evidence.date}\n{hashed}".encode()
-    with throttled(call, "access key", evidence.access_key, counted=IDENTITY_REFUSED):
+    with throttled(call, "access key", access_key_resource(evidence.access_key), counted=IDENTITY_REFUSED):
         if evidence.security_token:
             return _temporary(core, evidence, text)
         row = _signing_key(core, evidence.access_key)

@@ -118,9 +118,10 @@ def issue_by_access_key(call: Call, *, access_key: str, secret: str, scope: Scop
     Refused and slowed down like a signature. IAM: POST /v3/auth/tokens.
     """
     issued = call.core.clock()
+    claim = signatures.access_key_resource(access_key)
     with (
-        named_when_refused(call, signatures.access_key_resource(access_key)),
-        throttled(call, "access key", access_key, counted=TOKEN_REQUEST_REFUSED),
+        named_when_refused(call, claim),
+        throttled(call, "access key", claim, counted=TOKEN_REQUEST_REFUSED),
     ):
         who = signatures.by_secret(call, access_key, secret)
         return _issue(call, who, scope, ACCESS_KEY, issued)

@@ -16,6 +16,7 @@ UNKNOWN = "unknown"
 
 _HEADERS = ("x-forwarded-for", "forwarded")
 _MOST_HOPS = 64
+_LONGEST = 64  # entry that may be an address: what was read is remembered, with its text
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?")
 
 Address = IPv4Address | IPv6Address
@@ -66,7 +67,8 @@ class Proxies:
         # Also commas in quotes part: a quote that the client opened must not reach into a proxy's entry.
         entries = b",".join(lines).decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
         for entry in reversed(entries if lines else []):
-            yield _for(entry) if self._header == b"forwarded" else entry.strip(" \t")
+            hop = _for(entry) if self._header == b"forwarded" else entry.strip(" \t")
+            yield hop if len(hop) <= _LONGEST else ""
 
 
 def _for(entry: str) -> str:
