@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
+from hsmd.api.facts import facts_of
 from hsmd.api.methods import methods_of
 from hsmd.descriptors import all_services
 from hsmd.domain import documents
 from hsmd.pb.options.v1 import options_pb2
 
-METHOD: Any = options_pb2.method  # the stubs of protobuf and of generated code disagree on extensions
+# The stubs of protobuf and of generated code disagree on extensions.
+METHOD: Any = options_pb2.method
+FIELD: Any = options_pb2.field
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "permissions.md"
 
@@ -71,3 +75,36 @@ def test_a_method_without_its_action_stops_the_start(options: options_pb2.Method
     pool.AddSerializedFile(file.SerializeToString())
     with pytest.raises(ValueError, match=told):
         list(methods_of(pool.FindServiceByName(f"{package}.S")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "most", "value", "seen"),
+    [
+        (FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.LABEL_OPTIONAL, 4, "x" * 99, ("xxxx",)),
+        (FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.LABEL_OPTIONAL, 0, "", None),
+        (FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.LABEL_REPEATED, 4, [], None),
+        (FieldDescriptorProto.TYPE_INT32, FieldDescriptorProto.LABEL_REPEATED, 2, [7] * 99, ("7", "7")),
+        (FieldDescriptorProto.TYPE_INT32, FieldDescriptorProto.LABEL_REPEATED, 0, [], None),
+        (FieldDescriptorProto.TYPE_INT32, FieldDescriptorProto.LABEL_OPTIONAL, 0, 7, ("7",)),
+    ],
+)
+def test_policies_look_at_no_more_of_a_request_than_may_be_there(
+    kind: FieldDescriptorProto.Type,
+    label: FieldDescriptorProto.Label,
+    most: int,
+    value: object,
+    seen: tuple[str, ...] | None,
+) -> None:
+    """They are asked before it is checked; and a pattern can take long with each of a million characters."""
+    package = f"hsmd_test_{uuid.uuid4().hex}"
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+    field = file.message_type.add(name="M").field.add(name="a", number=1, type=kind, label=label)
+    field.options.Extensions[FIELD].CopyFrom(options_pb2.Field(condition="kms:A", max=most))
+    pool: Any = descriptor_pool.Default()  # the one that knows our options
+    pool.AddSerializedFile(file.SerializeToString())
+    message = pool.FindMessageTypeByName(f"{package}.M")
+    if seen is None:
+        with pytest.raises(ValueError, match="a bound"):
+            facts_of(message)
+    else:
+        assert facts_of(message)(message_factory.GetMessageClass(message)(a=value), "kms:a") == seen

@@ -146,6 +146,7 @@ def test_questions_that_have_no_answer(
         ({"action": "kms"}, "IAM.0073"),
         ({"resource": "x"}, "IAM.0073"),
         ({"context": [policies_pb2.Fact(key="x", values=["y"])]}, "IAM.0073"),
+        ({"context": [policies_pb2.Fact(key="g:A", values=["a", "y" * 256])]}, "IAM.0073"),
     ):
         with refusal(code):
             client.policies.TestPermission(question(**{**good, **wrong}))

@@ -16,7 +16,8 @@ _Read = Callable[[Any], tuple[str, ...]]
 def facts_of(descriptor: Descriptor) -> Tell:
     """What tells what a message of that type says of a condition's key.
 
-    Raises ValueError for a key that can't be one, or that is on something else already.
+    It looks at no more of texts and lists than may be there, as policies are asked before that is checked.
+    Raises ValueError for a key that can't be one, or that is on something else already, or without a bound.
     """
     told: dict[str, list[_Read]] = {}
     for field in descriptor.fields:
@@ -34,11 +35,19 @@ def _told(field: FieldDescriptor) -> tuple[str, _Read]:
     options = field_options(field)
     if not is_key(options.condition) or fact_name(options.condition) in NAMES:
         raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")
+    is_text = field.type == FieldDescriptor.TYPE_STRING
+    bounded = is_text or field.is_repeated
+    if bounded and (
+        not options.max or (is_text and field.is_repeated)
+    ):  # a list's says how many, not how long
+        raise ValueError(f"{field.full_name}: conditions may be on what has a bound")
     spell = _spell(field)
     usual = (options.usual,) if options.usual else ()
 
     def read(message: Any) -> tuple[str, ...]:
         found = getattr(message, field.name)
+        if bounded:
+            found = found[: options.max]
         values = found if field.is_repeated else (found,)
         return tuple(text for each in values if each and (text := spell(each))) or usual
 

@@ -22,6 +22,7 @@ from hsmd.store.identity import Project
 from hsmd.store.policies import Policy
 
 POLICIES_PER_DOMAIN = 200
+_FACT_LENGTH = 255  # as the value of a tag
 TYPES = (builtin.ON_DOMAINS, builtin.ON_PROJECTS)
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
@@ -256,9 +257,12 @@ def _resource(call: Call, tx: Tx, text: str) -> tuple[str, Told]:
 
 
 def _given_facts(given: Mapping[str, Sequence[str]]) -> Told:
-    for key in given:
+    for key, values in given.items():
         if not is_key(key):
             raise Error(IAM_INPUT_INVALID, name="context", reason=f"{key!r} is no condition key")
+        if any(len(value) > _FACT_LENGTH for value in values):
+            reason = f"at most {_FACT_LENGTH} characters are due"
+            raise Error(IAM_INPUT_INVALID, name="context", reason=reason)
     return {fact_name(key): tuple(values) for key, values in given.items()}
 
 
