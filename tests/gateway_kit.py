@@ -23,6 +23,7 @@ from huaweicloudsdkcore.signer.signer import Signer
 
 from hsmd.daemon.certificates import Authority
 from hsmd.errors import BY_CODE
+from tests.stand import free_port
 
 PROJECT = "0123456789abcdef0123456789abcdef"
 SECRET = "s3cr3t"
@@ -215,13 +216,6 @@ class Rest:
 
     def kms(self, operation: str, body: Any, **headers: str) -> Answer:
         return self.send("POST", f"/v1.0/{PROJECT}/kms/{operation}", body, {**TOKEN, **headers})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def in_background(work: Callable[[], Any]) -> "futures.Future[Any]":
