@@ -56,6 +56,16 @@ def store_file(stand: Stand) -> Path:
     return stand.dev.data / "store" / "hsmd.db"
 
 
+def writable(stand: Stand) -> bool:
+    """Whether nobody is writing to the store."""
+    with closing(sqlite3.connect(store_file(stand), timeout=0, isolation_level=None)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
 def rows(stand: Stand, query: str, *values: object) -> list[tuple[Any, ...]]:
     """What is in the store, read past hsmd."""
     with closing(sqlite3.connect(store_file(stand), timeout=30)) as connection:

@@ -1,15 +1,13 @@
 """The warden and what fails: it stops no others, does not fill logs, is on record, and goes on by itself."""
 
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.backstage import backstage
-from tests.faults import absent_token, change_rows, frozen_token, processes, rows, store_file
+from tests.faults import absent_token, change_rows, frozen_token, processes, rows, writable
 from tests.softhsm import needs_folder
 from tests.stand import Stand, eventually, standing
 
@@ -49,15 +47,6 @@ def rounds(stand: Stand, count: int) -> None:
     for _ in range(count):
         before = until()
         eventually(lambda: until() != before)  # noqa: B023 -- called before the next turn
-
-
-def writable(stand: Stand) -> bool:
-    with closing(sqlite3.connect(store_file(stand), timeout=0, isolation_level=None)) as other:
-        try:
-            other.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        return True
 
 
 def ids(stand: Stand) -> list[str]:

@@ -17,7 +17,7 @@ from hsmd.client import ApiError, Client
 from tests import vaults
 from tests.backstage import backstage
 from tests.calls import fresh, records, refusal
-from tests.faults import change_rows, processes, rows, store_file
+from tests.faults import change_rows, processes, rows, store_file, writable
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import OPENCRYPTOKI
 from tests.stand import Stand, eventually
@@ -244,6 +244,31 @@ def test_a_readable_pin_prevents_the_start(tmp_path: Path) -> None:
 # Deletion
 
 
+def stopped_warden(stand: Stand) -> int:
+    """The warden, stopped where it does not write to the store: whoever else would do so waits for it."""
+    (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
+
+    def stopped() -> bool:
+        os.kill(warden, signal.SIGSTOP)
+        eventually(lambda: Path(f"/proc/{warden}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        if writable(stand):
+            return True
+        os.kill(warden, signal.SIGCONT)
+        return False
+
+    eventually(stopped)
+    return warden
+
+
+@contextmanager
+def no_warden(stand: Stand) -> Iterator[None]:
+    warden = stopped_warden(stand)
+    try:
+        yield
+    finally:
+        os.kill(warden, signal.SIGCONT)
+
+
 @pytest.mark.soak
 def test_others_are_deleted_while_it_is_away(house: House) -> None:
     stand = house.stand
@@ -274,8 +299,7 @@ def test_others_are_deleted_while_it_hangs(house: House) -> None:
         kept, plain = client.create_key(fresh(), keystore_id=vault), client.create_key(fresh())
         for key in (kept, plain):
             client.schedule_deletion(key, 7)
-        (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
-        os.kill(warden, signal.SIGSTOP)
+        warden = stopped_warden(stand)
         backstage(stand, "due", kept, plain)
         with house.frozen():
             os.kill(warden, signal.SIGCONT)
@@ -300,10 +324,8 @@ def test_killed_in_the_midst_of_deletions(house: House) -> None:
         keys = [client.create_key(fresh(), keystore_id=vault) for _ in range(30)]
         for key in keys[:-1]:
             client.schedule_deletion(key, 7)
-        (pid,) = [pid for pid, name in processes(stand).items() if name == "warden"]
-        os.kill(pid, signal.SIGSTOP)
-        backstage(stand, "due", *keys[:-1])
-        os.kill(pid, signal.SIGCONT)
+        with no_warden(stand):
+            backstage(stand, "due", *keys[:-1])
         # Objects go one by one; one of the next kills comes between an object and its row.
         left = len(keys)
         for _ in range(5):
@@ -333,25 +355,13 @@ def test_a_row_outlives_its_object_only_until_the_next_round(house: House) -> No
         vault = vaults.make(client, "vault")
         key, other = (client.create_key(fresh(), keystore_id=vault) for _ in range(2))
         client.schedule_deletion(key, 7)
-        (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
-        os.kill(warden, signal.SIGSTOP)
-        backstage(stand, "due", key)
-        vaults.destroy(stand, "vault", key)
-        assert vaults.objects(stand, "vault") == [f"hsmd-key-{other}-1"]
-        assert state(stand, key) == 4
-        os.kill(warden, signal.SIGCONT)
+        with no_warden(stand):
+            backstage(stand, "due", key)
+            vaults.destroy(stand, "vault", key)
+            assert vaults.objects(stand, "vault") == [f"hsmd-key-{other}-1"]
+            assert state(stand, key) == 4
         eventually(lambda: state(stand, key) == 0)
         assert not away(client, other)
-
-
-@contextmanager
-def no_warden(stand: Stand) -> Iterator[None]:
-    (warden,) = [pid for pid, name in processes(stand).items() if name == "warden"]
-    os.kill(warden, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(warden, signal.SIGCONT)
 
 
 def test_a_deletion_that_cannot_be_recorded_destroys_nothing(house: House) -> None:
