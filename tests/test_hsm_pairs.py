@@ -594,7 +594,7 @@ def test_nothing_else_is_imported(token: Token, root: Handle, kek: tuple[bytes, 
 
 
 def replaced(data: bytes, number: int, other: int) -> bytes:
-    size = (number.bit_length() + 7) // 8
+    size = (max(number, other).bit_length() + 7) // 8  # one number in 256 is shorter than its field
     assert number.to_bytes(size, "big") in data
     return data.replace(number.to_bytes(size, "big"), other.to_bytes(size, "big"))
 

@@ -37,8 +37,9 @@ def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def number(value: int) -> str:
-    return b64(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+def number(value: int, size: int = 0) -> str:
+    """Of so many bytes at least: a coordinate has all of its curve's, also where they begin with zeros."""
+    return b64(value.to_bytes(max(size, (value.bit_length() + 7) // 8), "big"))
 
 
 def rsa_key(key_id: str, bits: int = 2048) -> "SigningKey":
@@ -132,7 +133,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
         "ec": SigningKey(
             "ec-1",
             curve,
-            {"kty": "EC", "crv": "P-256", "kid": "ec-1", "x": number(point.x), "y": number(point.y)},
+            {"kty": "EC", "crv": "P-256", "kid": "ec-1", "x": number(point.x, 32), "y": number(point.y, 32)},
         ),
         "ed": SigningKey("ed-1", edwards, {"kty": "OKP", "crv": "Ed25519", "kid": "ed-1", "x": b64(raw)}),
         "foreign": rsa_key("rsa-1"),
