@@ -62,7 +62,7 @@ def test_counts_are_right_over_both_workers_and_stay_when_one_is_killed(watched:
     with stand.client() as client:
         key = client.create_key("counted")
     before = listeners.daemon()
-    encrypt(stand, key, 10)
+    encrypt(stand, key, 4, connections=20)  # so many that each worker is sure to have some
     served = {each["process"] for each in stand.audit() if each["event"] == "encryptData"}
     assert served == {"worker-0", "worker-1"}
     after = eventually(lambda: (page := listeners.daemon()) and calls(page) - calls(before) >= 80 and page)
