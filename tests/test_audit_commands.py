@@ -191,6 +191,7 @@ def test_exporting(own: Stand, tmp_path: Path) -> None:
     audit(own, "export", "--key", key_id, "--out", str(out))
     exported = lines(out)
     assert len(exported) == 5
+    eventually(lambda: not list((own.dev.data / "audit").glob("worker-*.0*.jsonl")))  # none is being packed
     files = (own.dev.data / "audit").glob("worker-*")
     there = [
         gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in files
@@ -246,15 +247,24 @@ def test_a_second_daemon_is_kept_out(own: Stand) -> None:
     assert "another daemon writes to" in done.stderr + done.stdout
 
 
+def longest(directory: Path) -> Path | None:
+    """Of the files that are being written; one that is full has another name, and there may be none."""
+    files = directory.glob("worker-?.jsonl")
+    return max(files, key=lambda each: each.stat().st_size, default=None)
+
+
 def test_tampering_with_a_copy(own: Stand, key: Path, tmp_path: Path) -> None:
     with own.client() as client:
         used(client, 5)
+        while (file := longest(own.dev.data / "audit")) is None or len(lines(file)) < 4:
+            used(client, 1)  # so that one can be taken out of the midst
     signed(own, key)
     copy = tmp_path / "audit"
     shutil.copytree(own.dev.data / "audit", copy)
     verify = ("audit", "verify", "--key", str(key), "--directory", str(copy))
     assert b"The log is whole" in command(own, "hsmctl", *verify).stdout
-    path = max(copy.glob("worker-?.jsonl"), key=lambda each: each.stat().st_size)
+    path = longest(copy)
+    assert path is not None
     texts = lines(path)
     first = json.loads(texts[0])["seq"]
     path.write_bytes(b"".join([*texts[:2], *texts[3:]]))
@@ -326,7 +336,8 @@ def test_what_is_done_to_a_running_log_is_told_and_stays_found(two: Stand) -> No
         used(client, 10)
     signed(two, key)
     two.stop()
-    path = max((two.dev.data / "audit").glob("worker-?.jsonl"), key=lambda each: each.stat().st_size)
+    path = longest(two.dev.data / "audit")
+    assert path is not None
     texts = lines(path)
     bad = json.loads(texts[max(len(texts) - 3, 0)])["seq"]
     path.write_bytes(b"".join(lines(path)[:-3]))
