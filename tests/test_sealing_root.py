@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,14 @@ def _family(stand: SealedStand) -> list[int]:
 
 
 def _disk(stand: SealedStand) -> dict[Path, bytes]:
+    """Files and what is in them; some come and go with the processes that use the store."""
     token = stand.dev.data / "token"
-    return {
-        path: path.read_bytes()
-        for path in stand.dev.data.rglob("*")
-        if path.is_file() and token not in path.parents
-    }
+    found = {}
+    for path in stand.dev.data.rglob("*"):
+        if path.is_file() and token not in path.parents:
+            with suppress(FileNotFoundError):
+                found[path] = path.read_bytes()
+    return found
 
 
 def _forms(secret: bytes) -> list[bytes]:
