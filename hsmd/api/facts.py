@@ -36,17 +36,16 @@ def _told(field: FieldDescriptor) -> tuple[str, _Read]:
     if not is_key(options.condition) or fact_name(options.condition) in NAMES:
         raise ValueError(f"{field.full_name}: {options.condition!r} is no condition key")
     is_text = field.type == FieldDescriptor.TYPE_STRING
-    bounded = is_text or field.is_repeated
-    if bounded and (
-        not options.max or (is_text and field.is_repeated)
-    ):  # a list's says how many, not how long
+    may_be_long = is_text or field.is_repeated
+    is_bounded = options.max and not (is_text and field.is_repeated)  # a list's bound is of how many
+    if may_be_long and not is_bounded:
         raise ValueError(f"{field.full_name}: conditions may be on what has a bound")
     spell = _spell(field)
     usual = (options.usual,) if options.usual else ()
 
     def read(message: Any) -> tuple[str, ...]:
         found = getattr(message, field.name)
-        if bounded:
+        if may_be_long:
             found = found[: options.max]
         values = found if field.is_repeated else (found,)
         return tuple(text for each in values if each and (text := spell(each))) or usual
