@@ -1,61 +1,63 @@
 """Several stands as regions of one world: their tokens share a root key, each has all else of its own.
 
-How two tokens come to share a root key is their makers' business (a backup, a copy). Here a SoftHSM2 token's
-folder is copied, and in the copy every key but the root key is destroyed: `hsmd init` makes new ones.
+The root key goes from one token to the others as in a ceremony's backup, wrapped by a key that both know;
+`hsmd init` makes all else.
 """
 
 import json
 import os
-import shutil
+import secrets
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 
 from hsmd.client import Client
+from hsmd.daemon import development
 from hsmd.daemon.certificates import Authority, Pair
-from hsmd.daemon.softhsm import configuration
+from hsmd.domain.core import ROOT_KEY_LABEL
+from hsmd.hsm import Passed
 from hsmd.pb.v1 import peers_pb2_grpc
 from hsmd.pb.v1 import regions_pb2 as pb
 from hsmd.pb.v1.tags_pb2 import Tag
-from tests.stand import Stand
+from tests.hsm_parts import connected
+from tests.softhsm import MODULE, DevToken
+from tests.stand import Stand, other_token
 from tests.stores import behind_its_back
 
 CA_NAME = "hsmd development CA"
 PEER_SECONDS = 4.0
 
-# Run in a process of its own: a PKCS#11 module loads once.
-_STRIP = """
-import sys, pkcs11
-token = pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2])
-with token.open(rw=True, user_pin=open(sys.argv[3]).read().strip()) as session:
-    for each in list(session.get_objects()):
-        if each[pkcs11.Attribute.LABEL] != "hsmd-root-1":
-            each.destroy()
-"""
+
+def tokens_with_one_root(folders: Iterable[Path]) -> Iterator[Mapping[str, str]]:
+    """Settings for a new token in each folder; they have the same root key and nothing else."""
+    carrier, passed = secrets.token_bytes(32), list[Passed]()
+    for folder in folders:
+        folder.mkdir(mode=0o700)
+        settings = other_token(folder)
+        if not settings:
+            development._make_token(folder)
+        # The module is told by the environment which configuration counts.
+        with patch.dict(os.environ), connected(_token_of(folder, settings)) as token:
+            if passed:
+                assert token.unpack_under(passed, carrier) == [ROOT_KEY_LABEL]
+            else:
+                token.make_root_key(ROOT_KEY_LABEL, extractable=True)
+                passed = token.pack_under([ROOT_KEY_LABEL], carrier)
+            token.close_key(ROOT_KEY_LABEL)
+        yield settings
 
 
-def share_root_key(source: Path, folder: Path) -> None:
-    """Make folder hold a token with the root key of the development HSM in `source`, and nothing else."""
-    folder.mkdir(mode=0o700)
-    shutil.copytree(source / "token", folder / "token")
-    for pin in ("pin", "so-pin"):
-        shutil.copy2(source / pin, folder / pin)
-    conf = folder / "strip.conf"
-    conf.write_text(configuration(folder / "token"))
-    module = "/usr/lib/softhsm/libsofthsm2.so"
-    subprocess.run(
-        [sys.executable, "-c", _STRIP, module, "hsmd", str(folder / "pin")],
-        env={**os.environ, "SOFTHSM2_CONF": str(conf)},
-        check=True,
-    )
+def _token_of(folder: Path, settings: Mapping[str, str]) -> DevToken:
+    pin = Path(settings.get("HSMD__HSM__PIN_FILE", folder / "pin")).read_text()
+    uri = settings.get("HSMD__HSM__TOKEN", f"pkcs11:token={development.TOKEN_LABEL}?module-path={MODULE}")
+    return DevToken(uri, pin, "", folder / "softhsm2.conf", folder / "token.lock")
 
 
 class Wire:
@@ -179,11 +181,11 @@ def make_world(
     settings: Mapping[str, Mapping[str, str]] | None = None,
 ) -> World:
     """Regions that share a root key, and regions with one of their own; nothing is started."""
-    stands: dict[str, Stand] = {}
-    for name in (*shared, *foreign):
-        if name in shared[1:]:
-            share_root_key(stands[shared[0]].dev.data, folder / name)
-        stands[name] = Stand(folder / name, (settings or {}).get(name), own=True)
+    tokens = dict(zip(shared, tokens_with_one_root(folder / name for name in shared), strict=True))
+    stands = {
+        name: Stand(folder / name, (settings or {}).get(name), own=True, token=tokens.get(name))
+        for name in (*shared, *foreign)
+    }
     world = World(stands)
     world.connect()
     return world

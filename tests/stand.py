@@ -130,11 +130,19 @@ class Stand:
     """One daemon with its gateway. `settings` are extra variables like HSMD__LIMITS__KEYS_PER_PROJECT.
 
     All begin as copies of one development HSM, but for one of its `own`: for tests of several that must not
-    share a token's keys, authority and credentials. A token that is in the folder already stays.
+    share a token's keys, authority and credentials. A token that is in the folder already stays; `token` are
+    the settings of one that is elsewhere.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, own: bool = False) -> None:
-        token = other_token(folder)
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        own: bool = False,
+        token: Mapping[str, str] | None = None,
+    ) -> None:
+        token = other_token(folder) if token is None else token
         if not own and not (folder / "token").exists():
             made_with_token = shutil.ignore_patterns("store", "audit") if token else None
             shutil.copytree(_template(), folder, ignore=made_with_token, dirs_exist_ok=True)

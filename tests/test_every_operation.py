@@ -13,7 +13,6 @@ from hsmd.client import Client
 from hsmd.descriptors import json_name
 from tests.operations import OPERATIONS, RIGHT, SERVED, World
 from tests.regions import make_world
-from tests.softhsm import OPENCRYPTOKI
 from tests.specs import Keys
 from tests.stand import Stand
 from tests.test_sdk import checked
@@ -67,8 +66,6 @@ _ELSEWHERE = ("replicate_key", "update_primary_region")
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, Stand]]:
     """Two regions, of which the first is called."""
-    if OPENCRYPTOKI:
-        pytest.skip("a SoftHSM2 token's folder is copied for its root key")
     made = make_world(tmp_path_factory.mktemp("regions"), ("here-1", "there-1"))
     try:
         made["here-1"].start()

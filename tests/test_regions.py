@@ -19,10 +19,7 @@ from hsmd.pb.v1.tags_pb2 import ShowTagsRequest
 from tests.backstage import backstage
 from tests.calls import fresh, record, records, refusal, refused
 from tests.regions import World, make_world, move, query, replicate
-from tests.softhsm import OPENCRYPTOKI
 from tests.stand import Stand, eventually
-
-pytestmark = pytest.mark.skipif(OPENCRYPTOKI, reason="a SoftHSM2 token's folder is copied for its root key")
 
 SHARE = 2**28  # messages of a version's 2^32 that a replica may encrypt
 ALL = 2**32

@@ -31,10 +31,7 @@ from hsmd.pb.v1 import peers_pb2 as pb
 from hsmd.pb.v1.tags_pb2 import Tag
 from tests.calls import fresh, records, refusal
 from tests.regions import CA_NAME, World, make_world, move, query, raw_channel, replicate
-from tests.softhsm import OPENCRYPTOKI
 from tests.stand import eventually
-
-two_regions = pytest.mark.skipif(OPENCRYPTOKI, reason="a SoftHSM2 token's folder is copied for its root key")
 
 LEASE_SECONDS = 60.0  # the jobs of a warden that was killed are taken over when its lease is over
 
@@ -114,7 +111,6 @@ def code_of(call: Callable[[], object]) -> str:
 # Who is believed what
 
 
-@two_regions
 def test_who_may_call_what_is_for_peers(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     request = pb.FindReplicaRequest(key_id=key)
@@ -140,7 +136,6 @@ def test_who_may_call_what_is_for_peers(world: World, east: Client, west: Client
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@two_regions
 def test_a_peer_may_call_nothing_else(world: World, west: Client) -> None:
     key = west.create_key(fresh())
     with raw_channel(world["west"], world.certificate("east", "west")) as channel:
@@ -246,7 +241,6 @@ SPOILT: list[tuple[str, Callable[[pb.AcceptReplicaRequest], object]]] = [
 ]
 
 
-@two_regions
 def test_forged_offers(world: World, east: Client, west: Client) -> None:
     key = east.create_key(fresh())
     right = right_offer(world, east, key)
@@ -275,7 +269,6 @@ def test_forged_offers(world: World, east: Client, west: Client) -> None:
     assert query(world["west"], "SELECT * FROM keys WHERE id = ?", mine) == before
 
 
-@two_regions
 def test_forged_words_about_a_key(world: World, east: Client, west: Client) -> None:
     key, mine = replicated(world, east), west.create_key(fresh())
     offer = right_offer(world, east, key)
@@ -332,7 +325,6 @@ def test_forged_words_about_a_key(world: World, east: Client, west: Client) -> N
     assert rows() == before
 
 
-@two_regions
 def test_a_versions_messages_are_not_given_back(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     offer = right_offer(world, east, key)
@@ -376,7 +368,6 @@ def hand_over(
 # Away
 
 
-@two_regions
 def test_a_region_with_another_root_key(world: World, east: Client) -> None:
     key = east.create_key(fresh())
     with refusal("KMS.0104") as seen:  # it is down yet
@@ -405,7 +396,6 @@ def test_a_region_with_another_root_key(world: World, east: Client) -> None:
         world["south"].stop()
 
 
-@two_regions
 def test_while_a_replica_is_away(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     blob = west.encrypt(key, b"before")
@@ -458,7 +448,6 @@ def unheard(world: World, east: Client) -> Iterator[None]:
         wire.muted = False
 
 
-@two_regions
 def test_the_answer_to_a_replication_is_lost(world: World, east: Client, west: Client) -> None:
     key, alias = east.create_key(fresh()), fresh()
     blobs = [east.encrypt(key, b"0")]
@@ -477,7 +466,6 @@ def test_the_answer_to_a_replication_is_lost(world: World, east: Client, west: C
     both_ways(east, west, key)
 
 
-@two_regions
 def test_who_waits_for_a_region_holds_nobody_else_up(world: World, east: Client) -> None:
     """More callers than there are threads wait for west, and east serves others meanwhile."""
     threads, other = 8, east.create_key(fresh())
@@ -497,7 +485,6 @@ def refused_replica(world: World, key: str) -> str:
     return seen.last.code
 
 
-@two_regions
 def test_the_answer_to_a_rotation_is_lost(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     with unheard(world, east):
@@ -516,7 +503,6 @@ def test_the_answer_to_a_rotation_is_lost(world: World, east: Client, west: Clie
     both_ways(east, west, key)
 
 
-@two_regions
 def test_the_answer_to_a_move_is_lost(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     with unheard(world, east):
@@ -536,7 +522,6 @@ def test_the_answer_to_a_move_is_lost(world: World, east: Client, west: Client) 
     assert encrypts_with(east, key) == encrypts_with(west, key) == 2
 
 
-@two_regions
 def test_the_heir_moves_it_on_before_its_answer_is_heard(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     east.rotation.EnableKeyRotation(rotation_pb2.EnableKeyRotationRequest(key_id=key))
@@ -562,7 +547,6 @@ def test_the_heir_moves_it_on_before_its_answer_is_heard(world: World, east: Cli
 
 
 @pytest.mark.soak
-@two_regions
 def test_a_move_that_was_cut_short_is_completed(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     rotate(east, key)
@@ -582,7 +566,6 @@ def test_a_move_that_was_cut_short_is_completed(world: World, east: Client, west
 
 
 @pytest.mark.soak
-@two_regions
 @pytest.mark.parametrize("victim", ["east", "west"])
 def test_killed_while_keys_are_replicated_and_rotated(world: World, victim: str) -> None:
     going, done = threading.Event(), []
@@ -626,7 +609,6 @@ def test_killed_while_keys_are_replicated_and_rotated(world: World, victim: str)
             assert versions(world, "east", key) == versions(world, "west", key)
 
 
-@two_regions
 def test_a_restart_of_both(world: World, east: Client, west: Client) -> None:
     key = replicated(world, east)
     blobs = [east.encrypt(key, b"east"), west.encrypt(key, b"west")]
