@@ -251,7 +251,7 @@ def asked(tmp_path: Path) -> Iterator[tuple[Keystone, SmallKeystone, config.Keys
     password.write_text(PASSWORD)
     with providing(tmp_path / "provider", keystone.answer) as provider:
         options = config.Keystone(
-            url=f"{provider.url}/v3/", ca=provider.ca, password_file=password, timeout_seconds=1.0
+            url=f"{provider.url}/v3/", ca=provider.ca, password_file=password, timeout_seconds=20.0
         )
         yield Keystone(options), keystone, options
 
@@ -280,7 +280,8 @@ def test_claims(asked: tuple[Keystone, SmallKeystone, config.Keystone]) -> None:
 
 
 def test_a_late_answer_is_none(asked: tuple[Keystone, SmallKeystone, config.Keystone]) -> None:
-    one, keystone, _ = asked
+    _, keystone, options = asked
+    one = Keystone(replace(options, timeout_seconds=1.0))
     keystone.late = 3.0
     started = time.monotonic()
     with pytest.raises(Error) as caught:

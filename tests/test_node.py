@@ -87,7 +87,7 @@ def test_the_log_is_louder_for_a_while(stand: Stand, client: Client, shell: Shel
     assert answer["log_level"] == "hsmd.hsm DEBUG"
     assert node_of(client).log_level == "hsmd.hsm DEBUG"
     eventually(lambda: told("hsmd.hsm logs DEBUG from now on") == processes)
-    shell.done("log-level", "error", "--for", "1s")
+    shell.done("log-level", "error", "--for", "4s")  # long enough for who is busy to see it
     eventually(lambda: told("hsmd logs ERROR from now on") == processes)
     eventually(lambda: told("the log is as it was configured") == processes)
     assert node_of(client).log_level == "INFO"
