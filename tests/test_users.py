@@ -59,7 +59,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 
 def show(stand: Stand, user_id: str, token: str) -> Answer:
-    return stand.rest("GET", f"/v3/users/{user_id}", token=token)
+    return stand.rest("GET", f"/v3/users/{user_id}", token=token, source=elsewhere())
 
 
 def change(client: Client, user_id: str, **changes: Any) -> users_pb2.User:
