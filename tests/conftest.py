@@ -8,7 +8,7 @@ from hsmd.client import Client
 from tests.calls import Operation
 from tests.policies import worker
 from tests.specs import Keys
-from tests.stand import CLUSTERS, NOWHERE, Stand, Tenant, standing
+from tests.stand import CLUSTERS, NOWHERE, PATIENT, Stand, Tenant, standing
 from tests.stores import empty_url, postgresql_server, sqlite_store, sqlite_url, store, store_url
 
 __all__ = [  # fixtures
@@ -26,13 +26,10 @@ __all__ = [  # fixtures
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """One daemon and gateway for every test that leaves them as they are (keys it may make)."""
     settings = {
+        **PATIENT,
         "HSMD__LIMITS__KEYS_PER_PROJECT": "100000",
         "HSMD__GRPC__WORKERS": "2",  # what one of them changed counts for the other
         "HSMD__GATEWAY__WORKERS": "2",
-        # The primes of a long RSA key take as long as they take on a busy machine.
-        "HSMD__HSM__DEADLINE_SECONDS": "50",
-        "HSMD__GRPC__DEADLINE_SECONDS": "50",
-        "HSMD__GATEWAY__DEADLINE_SECONDS": "55",
     }
     one = Stand(tmp_path_factory.mktemp("stand"), settings)
     one.add_clusters(*CLUSTERS)

@@ -98,7 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DevToken:
 
 @pytest.fixture(scope="module")
 def token(made: DevToken) -> Iterator[Token]:
-    token = connect(made)
+    token = connect(made, deadline_seconds=50)  # the primes of a long key take as long as they take
     token.make_root_key("root")
     yield token
     assert token.status().state == "connected"  # whatever the tests sent it

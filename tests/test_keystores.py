@@ -35,7 +35,7 @@ from tests.backstage import backstage
 from tests.calls import fresh, record, refusal, refused, sequence
 from tests.faults import change_rows, rows
 from tests.specs import OPTIONAL, USAGES
-from tests.stand import CLUSTERS, Stand, Tenant, eventually
+from tests.stand import CLUSTERS, PATIENT, Stand, Tenant, eventually
 from tests.test_sdk import checked
 
 
@@ -43,6 +43,7 @@ from tests.test_sdk import checked
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """A stand with three clusters for the development domain."""
     settings = {
+        **PATIENT,
         "HSMD__GRPC__WORKERS": "2",
         "HSMD__LIMITS__KEYS_PER_PROJECT": "10000",
         "HSMD__LIMITS__KEYSTORES_PER_DOMAIN": "2",
