@@ -34,9 +34,11 @@ class Load:
     def __call__(self, seconds: float) -> float:
         """Measure; requests a second. Raises ClickException unless every answer was a good one."""
         share = max(1, _CONNECTIONS // len(self.targets))
-        common = ["h2load", f"-D{max(1, round(seconds))}", f"-c{share}", f"-m{_STREAMS}", "-t1"]
-        if self.pace:
-            common.append(f"--rps={self.pace / share / len(self.targets):g}")
+        common = ["h2load", f"-D{max(1, round(seconds))}", "-t1"]
+        if self.pace:  # on one connection, as the calls of several would begin at the same moments
+            common += ["-c1", f"-m{_CONNECTIONS * _STREAMS}", f"--rps={self.pace / len(self.targets):g}"]
+        else:
+            common += [f"-c{share}", f"-m{_STREAMS}"]
         running = [
             subprocess.Popen(  # noqa: S603 -- our own
                 [*common, *self._logged(number), *target], stdout=subprocess.PIPE, text=True
