@@ -17,7 +17,7 @@ _TIME = datetime(2026, 11, 22, 5, 0, 30, tzinfo=UTC)
 
 
 def found(directory: Path, **wanted: object) -> list[int]:
-    return [int(each.record["request_id"], 16) for each in Search(directory, Wanted(**wanted))]  # type: ignore[arg-type]  # its own
+    return [int(each.record["request_id"], 16) for each in Search(directory, Wanted(**wanted))]  # type: ignore[arg-type]  # the fields of Wanted
 
 
 def test_all_of_it_in_the_order_of_time(tmp_path: Path) -> None:

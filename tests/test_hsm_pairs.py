@@ -152,7 +152,7 @@ def verify(public: Any, algorithm: SignatureAlgorithm, signature: bytes, message
     if algorithm.scheme == "ecdsa":
         return public.verify(signature, digest, ec.ECDSA(used))  # type: ignore[no-any-return]  # the same
     if algorithm.scheme == "pkcs1":
-        return public.verify(signature, digest, padding.PKCS1v15(), used)  # type: ignore[no-any-return]  # "
+        return public.verify(signature, digest, padding.PKCS1v15(), used)  # type: ignore[no-any-return]  # the same
     pss = padding.PSS(padding.MGF1(HASHES[algorithm.hash]), DIGEST_BYTES[algorithm.hash])
     return public.verify(signature, digest, pss, used)  # type: ignore[no-any-return]  # the same
 

@@ -63,7 +63,6 @@ _CERTIFICATE_NAMES = (
 
 
 _TOKEN, _ACCESS_KEY, _BEARER = _SHOWN = ("hsmd-auth-token", "hsmd-access-key", "hsmd-bearer")
-_SOURCE_LENGTH = 100  # more than an address has: what is longer is none, and remembered no further
 _ANY_CHANNEL = Channel()
 _OURS = "SFRL"  # how tokens of our own begin: "HTK", their magic, in base64
 
@@ -212,7 +211,7 @@ def tls(
         name = next((each for each in names if each in gateways), "")
         if not name:
             return CertificatePeer(certificate, revoked, core, _address(context.peer()), names)
-        source = sources.spelled(str(metadata.get("hsmd-source", ""))[:_SOURCE_LENGTH])
+        source = sources.spelled(str(metadata.get("hsmd-source", "")))
         return GatewayPeer(certificate, revoked, core, source, metadata, name)
 
     return meet

@@ -18,7 +18,7 @@ from hsmd.store import settings
 LOCAL = "local"  # the source of a call by a Unix socket
 UNKNOWN = "unknown"  # the source of a call whose address a trusted proxy did not tell
 
-_LONGEST = 64  # characters of an address with its zone
+_LONGEST = 64  # characters of an address with its zone: what is longer is none, and not remembered
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,13 @@ def parsed(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-@lru_cache(maxsize=4096)
 def spelled(text: str) -> str:
     """The address in its one spelling; "unknown" for what is none."""
+    return _spelled(text) if len(text) <= _LONGEST else UNKNOWN
+
+
+@lru_cache(maxsize=4096)
+def _spelled(text: str) -> str:
     address = parsed(text)
     return UNKNOWN if address is None else str(address)
 
