@@ -78,16 +78,16 @@ class Keyring:
         Raises what the operation raises, and Error(UNAVAILABLE) when the token is away.
         """
         slot = (owner, version)
-        with self._lock:
-            handle = self._loaded.get(slot)
-            if handle is not None:
-                self._loaded.move_to_end(slot)
-        if handle is not None:
-            try:
-                metrics.KEYRING_USES.inc("hit")
-                return operation(handle)
-            except ObjectGone:
-                self._drop(slot, handle)
+        try:  # without the lock, as this is the way of each call: either step is whole for threads
+            handle = self._loaded[slot]
+            self._loaded.move_to_end(slot)
+        except KeyError:  # not there, or forgotten this moment
+            return self._use_anew(slot, key, operation, moment)
+        try:
+            metrics.KEYRING_USES.inc("hit")
+            return operation(handle)
+        except ObjectGone:
+            self._drop(slot, handle)
         return self._use_anew(slot, key, operation, moment)
 
     def forget(self, owner: str) -> None:

@@ -4,6 +4,7 @@ It is the daemon's own pipeline, in a process of its own beside the daemon, on t
 What refusals take stands here too: who is known and who is not, should not be told apart by it.
 """
 
+import gc
 import hashlib
 import hmac
 import itertools
@@ -195,11 +196,13 @@ def callers(path: str, key_id: str) -> list[Operation]:
     """The pipeline where nobody is asked who it is; the same and the HSM's HMAC; then each of `CALLERS`."""
     daemon = _Daemon(path, key_id)
     compute = daemon.hmac()
-    return [
+    made = [
         _way(daemon, lambda: None),
         _way(daemon, compute),
         *(_caller(daemon, kind, conditions=conditions) for kind, conditions in CALLERS),
     ]
+    gc.freeze()  # as in the daemon
+    return made
 
 
 def refusals(path: str, key_id: str) -> list[Operation]:

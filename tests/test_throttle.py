@@ -89,14 +89,14 @@ def test_what_was_good_lately_is_known() -> None:
 def test_nothing_holds_up_what_was_good_a_moment_ago() -> None:
     """Then neither admitting it nor its success would change anything."""
     throttle = Throttle()
-    assert not throttle.is_clear(USER, 0)
+    assert not throttle.is_clear(USER.key, 0)
     throttle.succeeded(USER, 0)
-    assert throttle.is_clear(USER, 449)
-    assert not throttle.is_clear(USER, 451)  # to be noted again, before it is forgotten
+    assert throttle.is_clear(USER.key, 449)
+    assert not throttle.is_clear(USER.key, 451)  # to be noted again, before it is forgotten
     throttle.failed([USER], 10)
-    assert not throttle.is_clear(USER, 11)
+    assert not throttle.is_clear(USER.key, 11)
     throttle.succeeded(USER, 12)
-    assert throttle.is_clear(USER, 13)
+    assert throttle.is_clear(USER.key, 13)
 
 
 @pytest.mark.parametrize(("later", "paused"), [(899, True), (901, False)])

@@ -22,7 +22,7 @@ from hsmd.domain import entitlements, facts
 from hsmd.domain.conditions import Told
 from hsmd.domain.core import Call, refusal
 from hsmd.domain.facts import CallFacts, KeyFacts
-from hsmd.domain.permissions import Answer, narrowed
+from hsmd.domain.permissions import Answer, Rules, narrowed
 from hsmd.errors import (
     KEY_DISABLED,
     KEY_ID_INVALID,
@@ -70,21 +70,23 @@ def permit(
     if own.plain is Answer.ALLOWED and not policy:
         return
     call.action = action
-    call.rules = (own, entitlements.of_session(policy).rules(action)) if policy else (own,)
-    first, *others = _asked(call, keyed, resource)
-    if first is Answer.DENIED or any(each in (Answer.DENIED, Answer.SILENT) for each in others):
+    call.rules, first, session = (own,), _asked(call, own, keyed, resource), Answer.ALLOWED
+    if policy:
+        narrower = entitlements.of_session(policy).rules(action)
+        call.rules, session = (own, narrower), _asked(call, narrower, keyed, resource)
+    if first is Answer.DENIED or session is Answer.DENIED or session is Answer.SILENT:
         raise refusal(action)
     if first is Answer.SILENT:
         if not deferred:
             raise refusal(action)
         call.refused = action
-    call.depends = Answer.LATER in (first, *others)
+    call.depends = first is Answer.LATER or session is Answer.LATER
 
 
-def _asked(call: Call, keyed: bool, resource: str) -> list[Answer]:
+def _asked(call: Call, rules: Rules, keyed: bool, resource: str) -> Answer:
     if keyed:
-        return [each.at_once(lambda: facts_of(call)) for each in call.rules]
-    return [each.plain or each.with_key(facts_of(call), resource) for each in call.rules]
+        return rules.at_once(lambda: facts_of(call))
+    return rules.plain or rules.with_key(facts_of(call), resource)
 
 
 def facts_of(call: Call) -> CallFacts:

@@ -45,6 +45,10 @@ def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permi
 
     Nor in a project that is suspended.
     """
+    name = f"permissions in {project_id}"
+    known: Permissions | None = core.people.known(subject_id, name)
+    if known is not None:  # mostly
+        return known
 
     def load() -> Permissions | None:
         with core.store.read() as tx:
@@ -60,7 +64,7 @@ def in_project(core: Core, kind: str, subject_id: str, project_id: str) -> Permi
             project = rows.get_project(tx, project_id)
             return {project.domain_id if project else ANY} | _homes(tx, kind, subject_id)
 
-    return core.people.get(subject_id, f"permissions in {project_id}", load, domains) or NOTHING
+    return core.people.get(subject_id, name, load, domains) or NOTHING
 
 
 def in_domain(core: Core, kind: str, subject_id: str, domain_id: str) -> Permissions:

@@ -129,16 +129,16 @@ def domain_of(identity: Identity) -> str:
 
 
 def _caller(call: Call, identity: Identity, project_id: str, roles: frozenset[str]) -> Caller:
-    user, agency = identity.user, identity.agency_id
-    return Caller(
-        kind=identity.kind,
-        user_id=agency or user.id,
-        user_name=identity.agency_name if agency else user.name,
-        domain_id=domain_of(identity),
-        project_id=project_id,
-        roles=roles,
-        source=call.caller.source,
-        request_id=call.caller.request_id,
+    user, agency, before = identity.user, identity.agency_id, call.caller
+    return Caller(  # the first ones by position: names take as long again
+        identity.kind,
+        agency or user.id,
+        identity.agency_name if agency else user.name,
+        domain_of(identity),
+        project_id,
+        roles,
+        before.source,
+        before.request_id,
         assumed_by=user.id if agency else "",
         session_policy=identity.session_policy,
         groups=identity.groups,

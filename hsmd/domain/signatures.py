@@ -126,16 +126,19 @@ class AccessKeyMaterial:
 
 def _owner(call: Call, row: AccessKey) -> Identity:
     """Who the access key belongs to, from the cache."""
+    found: Identity = call.core.people.known(row.id, "owner") or _owner_anew(call.core, row)
+    access_keys.note_use(call, row.id)
+    return found
 
+
+def _owner_anew(core: Core, row: AccessKey) -> Identity:
     def load() -> Identity:
-        user = enabled_user(call.core, row.user_id)
+        user = enabled_user(core, row.user_id)
         if user.access_mode == "console":
             raise Error(IDENTITY_REFUSED, reason="the user may use the console only, and no access keys")
         return Identity("access-key", user, chain=(bearers.of_access_key(row.id),))
 
-    found = call.core.people.get(row.id, "owner", load, lambda who: (who.user.domain_id,))
-    access_keys.note_use(call, row.id)
-    return found
+    return core.people.get(row.id, "owner", load, lambda who: (who.user.domain_id,))
 
 
 def _refused() -> Error:

@@ -6,7 +6,7 @@ allowance by up to N.
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address, IPv6Network
@@ -23,7 +23,7 @@ _DOUBLINGS = 16  # more change nothing, and would only make large numbers
 class Limit(NamedTuple):
     """What failures are counted for, and how many may come before the first pause."""
 
-    key: bytes
+    key: Hashable
     failures: int
 
 
@@ -43,7 +43,7 @@ class Throttle:
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._runs: dict[bytes, _Run] = {}
+        self._runs: dict[Hashable, _Run] = {}
         self._good = Recent(WINDOW_SECONDS, capacity)
 
     def __len__(self) -> int:
@@ -53,9 +53,9 @@ class Throttle:
         """Whether the key has succeeded lately."""
         return self._good.holds(limit.key, now)
 
-    def is_clear(self, limit: Limit, now: float) -> bool:
+    def is_clear(self, key: Hashable, now: float) -> bool:
         """Whether nothing holds it up, and it succeeded so lately that doing so again changes nothing."""
-        return limit.key not in self._runs and self._is_noted(limit, now)
+        return self._good.holds(key, now + WINDOW_SECONDS / 2) and key not in self._runs
 
     def admit(self, limits: Iterable[Limit], now: float) -> None:
         """Raises Error(RATE_EXCEEDED) while a pause of any of the keys lasts. Refusals are not counted."""
@@ -89,11 +89,8 @@ class Throttle:
         if limit.key in self._runs:
             with self._lock:
                 self._runs.pop(limit.key, None)
-        if not self._is_noted(limit, now):  # seldom, as that takes a lock
+        if not self.is_clear(limit.key, now):  # seldom, as that takes a lock
             self._good.add(limit.key, now)
-
-    def _is_noted(self, limit: Limit, now: float) -> bool:
-        return self._good.holds(limit.key, now + WINDOW_SECONDS / 2)
 
 
 class Recent:
@@ -103,12 +100,12 @@ class Recent:
         self._seconds = seconds
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._ends: dict[object, float] = {}
+        self._ends: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def add(self, thing: object, now: float) -> None:
+    def add(self, thing: Hashable, now: float) -> None:
         """It was seen now."""
         with self._lock:
             self._ends.pop(thing, None)
@@ -116,7 +113,7 @@ class Recent:
             while len(self._ends) > self._capacity:
                 del self._ends[next(iter(self._ends))]
 
-    def holds(self, thing: object, now: float) -> bool:
+    def holds(self, thing: Hashable, now: float) -> bool:
         """Whether it was seen in the last seconds."""
         return self._ends.get(thing, now) > now
 
