@@ -48,7 +48,7 @@ class throttled:  # noqa: N801 -- it is used as a function is; as a generator it
         self._source = network(call.caller.source)
         self._guessable = kind == "password"
         if self._guessable:  # the names that come with passwords may be long, or passwords themselves
-            self._claim: Hashable = key(*claim)
+            self._claim: Hashable = key("password of", *claim)
             self._clear = False
         else:
             self._claim = (kind, self._source, *claim)
