@@ -1,7 +1,7 @@
 """What every rule is handed: `Core`, the process's parts, and `Call`, one request through them."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,11 +134,11 @@ class Core:
     ukeys_seen: int = 0  # how often the registry of UKeys had been changed when it was read last
     check_certificate: Callable[[str], None] = _no_list
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _seen_version: int = -1
+    _seen_version: Hashable = None
     _seen_change: int = -1
 
     def refresh(self) -> None:
-        """Make every change that was answered before now count from now on; a few µs when there is none."""
+        """Make every change that was answered before now count from now on; a µs when there is none."""
         if self.sealed:
             return
         version = self.store.version()

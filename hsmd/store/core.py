@@ -11,11 +11,12 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
-from sqlalchemy.pool import PoolProxiedConnection
 
 from hsmd import metrics
 from hsmd.counting import Timer
@@ -24,7 +25,11 @@ from hsmd.store.engine import WAIT_SECONDS, StoreError
 from hsmd.store.faults import BUSY, TRANSLATED, faulted
 from hsmd.store.feed import Change, Forgotten
 from hsmd.store.schema import CHANGES, REVISION
+from hsmd.store.wal_index import WalIndex
 from hsmd.tracing import span
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import PoolProxiedConnection
 
 Seal = Callable[[bytes], bytes]
 
@@ -78,20 +83,20 @@ class Store:
     def __init__(self, url: str, seal: Seal | None) -> None:
         self.seal = seal
         self._url = engine.parse(url)
-        self._sqlite = self._url.get_backend_name() == "sqlite"
+        self._path = engine.sqlite_path(self._url)
+        self._sqlite = self._path is not None
         self._readers = engine.build(self._url, writing=False)
         self._writers = engine.build(self._url, writing=True)
         self._writing = threading.Lock()
         self._watching = threading.Lock()
         self._watch: PoolProxiedConnection | None = None
-        self._watches = 0  # how many there were
+        self._index: WalIndex | None = None  # while that is open
         self._pid = os.getpid()
 
     def check(self) -> None:
         """The store is there and has this program's schema. Raises StoreError, Error."""
-        path = engine.sqlite_path(self._url)
-        if path is not None and not path.exists():
-            raise StoreError(f"there is no store at {path}: {_UPGRADE}")
+        if self._path is not None and not self._path.exists():
+            raise StoreError(f"there is no store at {self._path}: {_UPGRADE}")
         found = self._revision()
         if found is None:
             raise StoreError(f"the store is empty: {_UPGRADE}")
@@ -134,27 +139,16 @@ class Store:
             if tx.scrub and self._sqlite:
                 _scrub(connection)
 
-    def version(self) -> int:
-        """A number that differs after any commit, by whichever thread or process. A few µs on SQLite.
+    def version(self) -> Hashable:
+        """What differs after any commit, by whichever thread or process. Less than a µs on SQLite.
 
-        Good for "the same as before?" only: on SQLite it is this process's own, on PostgreSQL the
-        newest change's. Raises Error.
+        Good for "the same as before?" only. Raises Error.
         """
-        if not self._sqlite:
+        path = self._path
+        if path is None:
             return self.last_change()
-        # SQLite's number changes when *another* connection commits. This one never does, so all who write
-        # are others. The driver is asked directly: a transaction by SQLAlchemy would cost 20 times more.
-        with TRANSLATED, self._watching:
-            if self._watch is None:
-                self._same_process()
-                self._watch = self._readers.raw_connection()
-                self._watches += 1
-            try:
-                # each connection counts for itself, so a later one must not repeat an earlier one's numbers
-                return (self._watches << 32) + _data_version(self._watch)
-            except sqlite3.Error:
-                self._drop_watch()  # the next call opens another
-                raise
+        index = self._index
+        return (self._watched(path) if index is None else index).header()
 
     def scrub(self) -> bool:
         """Overwrite what commits replaced, as destroying does by itself; False when others prevented it.
@@ -213,18 +207,25 @@ class Store:
         with self.read() as tx:
             return tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
 
+    def _watched(self, path: Path) -> WalIndex:
+        """The store's index, and a connection of our own, which keeps it there."""
+        with TRANSLATED, self._watching:
+            if self._index is None:
+                self._same_process()
+                watch = self._readers.raw_connection()
+                try:
+                    watch.cursor().execute("SELECT count(*) FROM sqlite_master").fetchall()
+                    self._index = WalIndex(path)
+                except BaseException:
+                    watch.invalidate()
+                    raise
+                self._watch = watch
+            return self._index
+
     def _drop_watch(self) -> None:
         if self._watch is not None:
             self._watch.invalidate()
-            self._watch = None
-
-
-def _data_version(watch: PoolProxiedConnection) -> int:
-    connection = watch.driver_connection
-    if not isinstance(connection, sqlite3.Connection):
-        raise TypeError("an SQLite connection is due")
-    number: int = connection.execute("PRAGMA data_version").fetchone()[0]
-    return number
+            self._watch = self._index = None
 
 
 def _scrub(connection: Connection) -> bool:
