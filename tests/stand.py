@@ -239,7 +239,7 @@ class Stand:
 
     def log(self, name: str = "serve") -> str:
         path = self.dev.data / f"{name}.log"
-        return path.read_text() if path.exists() else ""
+        return path.read_text(errors="replace") if path.exists() else ""  # one may be writing
 
     def _run(self, command: str) -> Child:
         environment = {**os.environ, **_BRISK, **self.settings}
@@ -334,8 +334,16 @@ class Stand:
     def audit(self) -> list[dict[str, Any]]:
         """Every audit record there is, in order: a client that reconnects may come to another worker."""
         files = sorted((self.dev.data / "audit").glob("*.jsonl"))
-        chains = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-        return list(merge(*chains, key=lambda each: each["time"]))
+        return list(merge(*map(_whole, files), key=lambda each: each["time"]))
+
+
+def _whole(file: Path) -> list[dict[str, Any]]:
+    """An audit file's records, without one that is just being written; none if it was packed meanwhile."""
+    try:
+        *lines, _ = file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
 
 
 class _From(urllib.request.HTTPSHandler):

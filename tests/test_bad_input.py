@@ -168,8 +168,11 @@ _SECRET = frozenset(["plain_text", "additional_authenticated_data", "encryption_
 
 
 def _each_has_one_record(stand: Stand, answers: list[Answer]) -> None:
-    """What came to the daemon is in the audit log, once; each refusal of the gateway is in its own log."""
-    counted = Counter(each["request_id"] for each in stand.audit())
+    """What came to the daemon is in the audit log, once; each refusal of the gateway is in its own log.
+
+    What the gateway refused it tells the daemon later, and again if it had no answer: those are not calls.
+    """
+    counted = Counter(each["request_id"] for each in stand.audit() if each["event"] != "refuseRequest")
     request_ids = [answer.headers["X-Request-Id"] for answer in answers]
     assert all(counted[each] <= 1 for each in request_ids)
     eventually(lambda: set(request_ids) <= set(re.findall(r"\[([0-9a-f]{32})\]", stand.log("gateway"))))
@@ -202,7 +205,7 @@ def test_keys_that_are_not_there(rest: Operation, strange: Client, operation: st
     }.get(operation, {})
     for name in (str(uuid.uuid4()), foreign, "alias/" + fresh()):
         refused(rest(operation, {**_body(operation, name), **extra}), "KMS.0207")
-    for name in ("x", "../" + foreign, foreign + "/", foreign.upper()):
+    for name in ("x", "../" + foreign, foreign + "/", foreign[:-1] + "A"):
         refused(rest(operation, {**_body(operation, name), **extra}), "KMS.0205")
 
 
@@ -250,7 +253,8 @@ def test_bodies_beyond_bounds(stand: Stand, key_id: str) -> None:
     large = b'{"key_id": "' + b"x" * (12 * 1024 * 1024) + b'"}'
     answer = stand.kms("describe-key", large, token=token)
     refused(answer, "APIGW.0201")
-    assert records(stand, answer.headers["X-Request-Id"]) == []
+    left = records(stand, answer.headers["X-Request-Id"])  # by the gateway, which tells it soon
+    assert {each["event"] for each in left} <= {"refuseRequest"}
     refused(
         stand.kms("encrypt-data", {"key_id": key_id, "plain_text": "x" * 2_000_000}, token=token),
         "APIGW.0201",

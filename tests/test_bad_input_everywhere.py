@@ -161,7 +161,7 @@ def test_names_of_no_key(rights: Rights, wire: Wire, name: str) -> None:
     urn = "kms:elsewhere:" + "0" * 32 + ":alias:x"
     for value in (str(uuid.uuid4()), f"alias/{fresh()}", urn):
         refused(wire.call(operation, {**right, field: value}), "KMS.0207")
-    for value in ("x", str(uuid.uuid4()).upper(), "alias/", "alias/a b", "0" * 5000, "../x", urn + "\n"):
+    for value in ("x", str(uuid.uuid4())[:-1] + "A", "alias/", "alias/a b", "0" * 5000, "../x", urn + "\n"):
         refused(wire.call(operation, {**right, field: value}), "KMS.0205")
 
 
