@@ -38,15 +38,21 @@ def two(tmp_path: Path) -> Iterator[Stand]:
 
 @contextmanager
 def without_files(stand: Stand) -> Iterator[None]:
-    """Something else stands where the workers' audit files were."""
+    """Something else stands where the workers' audit files were.
+
+    There is no moment at which nothing stands there: whoever writes just then would begin a new file.
+    """
     paths = [stand.dev.data / "audit" / f"worker-{number}.jsonl" for number in range(2)]
+    folder = stand.dev.data / "in the way"
+    folder.mkdir()
     with ExitStack() as stack:
+        stack.callback(folder.rmdir)
         for path in paths:
-            aside = path.with_suffix(".aside")
-            path.rename(aside)
-            path.mkdir()
-            stack.callback(aside.rename, path)
-            stack.callback(path.rmdir)
+            aside, link = path.with_suffix(".aside"), path.with_suffix(".link")
+            aside.hardlink_to(path)
+            link.symlink_to(folder)
+            link.replace(path)
+            stack.callback(aside.replace, path)
         yield
 
 

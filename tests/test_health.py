@@ -74,7 +74,7 @@ def test_probes_answer_anybody(watched: Stand) -> None:
     alive = watched.rest("GET", "/healthz")
     assert (alive.status, alive.json) == (200, {"status": "alive"})
     assert len(alive.headers["X-Request-Id"]) == 32
-    assert is_ready(watched)
+    eventually(lambda: is_ready(watched))
     for path in ("/healthz", "/readyz"):
         head = watched.rest("HEAD", path)
         assert (head.status, head.raw) == (200, b"")
@@ -116,7 +116,12 @@ def test_a_token_that_is_taken_away_under_load(watched: Stand, connection: grpc.
         assert sum("not ready: the HSM token is away" in line for line in own) == 1
         assert len(own) <= ALERTS
     ours = alerts(watched, "gateway")[before_gateway:]
-    assert [line.partition("not ready: ")[2] for line in ours] == ["the daemon is not serving"]
+    reasons = [line.partition("not ready: ")[2] for line in ours]
+    late = [
+        reason for reason in reasons if reason.startswith("the daemon does not answer: ")
+    ]  # in two seconds
+    assert set(reasons) - set(late) == {"the daemon is not serving"}
+    assert len(reasons) - len(late) <= 1 + len(late)
     eventually(lambda: "over, after" in watched.log())
 
 
@@ -144,8 +149,14 @@ def test_an_audit_log_that_can_not_be_written(watched: Stand, connection: grpc.C
     told = alerts(watched)[before:]
     assert sum("not ready: the audit log can't be used" in line for line in told) == WORKERS
     assert len(told) <= ALERTS
-    resumed = [each["process"] for each in watched.audit() if each["event"] == "auditLogResumed"]
-    assert sorted(resumed) == ["worker-0", "worker-1"]
+    eventually(
+        lambda: resumed(watched) == ["worker-0", "worker-1"]
+    )  # one of them may be ready before the other
+
+
+def resumed(stand: Stand) -> list[str]:
+    """The processes whose audit log could be written again."""
+    return sorted(each["process"] for each in stand.audit() if each["event"] == "auditLogResumed")
 
 
 def test_a_daemon_that_is_gone(watched: Stand) -> None:
@@ -162,7 +173,7 @@ def test_a_daemon_that_is_gone(watched: Stand) -> None:
         eventually(lambda: is_ready(watched))
         top.shows(b"worker-1")
         top.press(b"q")
-        assert top.process.wait(20) == 0
+        assert top.process.wait(60) == 0
 
 
 def test_defaults_make_five_seconds_possible() -> None:
