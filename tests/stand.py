@@ -372,14 +372,15 @@ def children_of(pid: int) -> list[int]:
     return [int(each) for each in found]
 
 
-def eventually(condition: Any, seconds: float = 30.0) -> Any:
-    """The first true result of the condition; fails when there is none in time."""
+def eventually(condition: Any, seconds: float = 60.0) -> Any:
+    """The first true result of the condition, which is asked once more when the time is over."""
     end = time.monotonic() + seconds
     while True:
+        over = time.monotonic() >= end
         result = condition()
         if result:
             return result
-        assert time.monotonic() < end, "did not happen in time"
+        assert not over, "did not happen in time"
         time.sleep(0.05)
 
 

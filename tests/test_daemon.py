@@ -88,10 +88,10 @@ def test_sigterm_lets_calls_in_flight_finish_and_takes_no_others(tmp_path: Path)
 
 
 def test_sigterm_ends_it_even_when_the_token_hangs(tmp_path: Path) -> None:
-    settings = {**_PATIENT, "HSMD__GRPC__GRACE_SECONDS": "1", "HSMD__HSM__DEADLINE_SECONDS": "1"}
-    with standing(tmp_path, settings, gateway=False) as stand, channel(stand) as one:
+    with standing(tmp_path, _PATIENT, gateway=False) as stand, channel(stand) as one:
         with stand.client() as client:
             blob = client.encrypt(client.create_key("key"), b"data")
+        stand.settings |= {"HSMD__GRPC__GRACE_SECONDS": "1", "HSMD__HSM__DEADLINE_SECONDS": "1"}
         stand.restart_daemon()
         assert stand.daemon is not None
         children = processes(stand)

@@ -106,11 +106,14 @@ def test_a_socket_is_no_gateway(socketed: tuple[Stand, Path]) -> None:
 
 def test_health_and_reflection(stand: Stand) -> None:
     with channel(stand) as one:
-        assert is_serving(one)
+        eventually(lambda: is_serving(one))
         check = health_pb2_grpc.HealthStub(one).Check
         for name in ("hsmd.v1.Keys", "hsmd.v1.Crypto"):
-            answer = check(health_pb2.HealthCheckRequest(service=name), timeout=20)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            request, serving = (
+                health_pb2.HealthCheckRequest(service=name),
+                health_pb2.HealthCheckResponse.SERVING,
+            )
+            eventually(lambda: check(request, timeout=20).status == serving)  # noqa: B023 -- called at once
         with pytest.raises(grpc.RpcError) as unknown:
             check(health_pb2.HealthCheckRequest(service="hsmd.v1.Nothing"), timeout=20)
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
@@ -120,8 +123,8 @@ def test_health_and_reflection(stand: Stand) -> None:
         names = {each.name for each in listed.list_services_response.service}
         assert names >= {f"hsmd.v1.{name}" for name in ("Keys", "Deletion", "Crypto", "DataKeys", "Service")}
         assert "grpc.health.v1.Health" in names
-        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="hsmd.v1.Crypto")
-        (file,) = ask(iter([request]), timeout=20)
+        symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol="hsmd.v1.Crypto")
+        (file,) = ask(iter([symbol]), timeout=20)
         assert file.file_descriptor_response.file_descriptor_proto
 
 
@@ -132,12 +135,12 @@ def test_calls_without_a_deadline_end_by_the_servers_own(tmp_path: Path) -> None
     settings = {
         "HSMD__GRPC__WORKERS": "1",
         "HSMD__GRPC__THREADS": "2",
-        "HSMD__GRPC__DEADLINE_SECONDS": "2",
         "HSMD__HSM__DEADLINE_SECONDS": "60",  # the token itself is not given up
     }
     with standing(tmp_path, settings, gateway=False) as stand, channel(stand) as one:
         with stand.client() as client:
             blob = client.encrypt(client.create_key("key"), b"data")
+        stand.settings["HSMD__GRPC__DEADLINE_SECONDS"] = "3"  # too short for a new key on a busy machine
         stand.restart_daemon()
         before = processes(stand, workers=1)
         decrypt = CryptoStub(one).DecryptData
@@ -148,24 +151,21 @@ def test_calls_without_a_deadline_end_by_the_servers_own(tmp_path: Path) -> None
             assert codes == [grpc.StatusCode.CANCELLED] * 2
             ended = [each["result"] for each in stand.audit() if each["event"] == "decryptData"]
             assert ended == ["KMS.0104"] * 2  # recorded, though their threads are still held
-        answer = eventually(lambda: decrypt(request, timeout=60, wait_for_ready=True))
-        assert answer.plain_text == b"data"
+        eventually(lambda: decrypted(one, request) == b"data")
         assert processes(stand, workers=1) == before
         results = [each["result"] for each in stand.audit() if each["event"] == "decryptData"]
         assert results.count("OK") == 1
-        eventually(lambda: stand.log().count("No answer in time: the call was ended") == 2)
+        ends = "No answer in time: the call was ended"  # one that came too early may be among them
+        eventually(lambda: 2 <= stand.log().count(ends) <= results.count("KMS.0104"))
         assert [each["result"] for each in stand.audit() if each["event"] == "decryptData"] == results
 
 
 def test_threads_that_the_token_holds_are_replaced(tmp_path: Path) -> None:
-    settings = {
-        "HSMD__GRPC__WORKERS": "1",
-        "HSMD__GRPC__THREADS": "2",
-        "HSMD__HSM__DEADLINE_SECONDS": "1",
-    }
+    settings = {"HSMD__GRPC__WORKERS": "1", "HSMD__GRPC__THREADS": "2"}
     with standing(tmp_path, settings, gateway=False) as stand, channel(stand) as one:
         with stand.client() as client:
             blobs = [client.encrypt(client.create_key(f"key-{n}"), b"data") for n in range(4)]
+        stand.settings["HSMD__HSM__DEADLINE_SECONDS"] = "1"  # too short for a new key on a busy machine
         stand.restart_daemon()
         decrypt = CryptoStub(one).DecryptData
         requests = [crypto_pb2.DecryptDataRequest(cipher_text=blob) for blob in blobs]
@@ -177,17 +177,16 @@ def test_threads_that_the_token_holds_are_replaced(tmp_path: Path) -> None:
                     decrypt(requests[0], timeout=60)
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert all(call.exception(60).code() is grpc.StatusCode.UNAVAILABLE for call in held)
-        eventually(
-            lambda: decrypted(one, requests[0]) == b"data"
-        )  # with so short a deadline, it may take turns
+        # with so short a deadline, it may take turns
+        eventually(lambda: decrypted(one, requests[0]) == b"data")
 
 
 def decrypted(one: grpc.Channel, request: crypto_pb2.DecryptDataRequest) -> bytes | None:
-    """The plaintext; None while the token is not back."""
+    """The plaintext; None while the token is not back, or late."""
     try:
         return bytes(CryptoStub(one).DecryptData(request, timeout=60).plain_text)
     except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             raise
         return None
 

@@ -17,8 +17,7 @@ _KEYS = 90
 @pytest.fixture
 def doomed(tmp_path: Path) -> Iterator[Stand]:
     """A stand with keys to be deleted one day."""
-    settings = {"HSMD__GRPC__WORKERS": "1", "HSMD__HSM__DEADLINE_SECONDS": "1"}
-    with standing(tmp_path, settings, gateway=False) as stand:
+    with standing(tmp_path, {"HSMD__GRPC__WORKERS": "1"}, gateway=False) as stand:
         with stand.client() as client:
             for number in range(_KEYS):
                 client.schedule_deletion(client.create_key(f"key-{number}"), 7)
@@ -55,6 +54,8 @@ def ids(stand: Stand) -> list[str]:
 
 def test_a_module_that_hangs_within_a_change_does_not_keep_the_store_locked(doomed: Stand) -> None:
     stand = doomed
+    stand.settings["HSMD__HSM__DEADLINE_SECONDS"] = "1"
+    stand.restart_daemon()
     before = wardens(stand)
     backstage(stand, "due", *ids(stand))
     while left(stand):
