@@ -9,7 +9,7 @@ from hsmd.hsm import Token, parse_address
 from hsmd.hsm.connection import Connection
 from tests.softhsm import DevToken
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def opened(made: DevToken, **options: Any) -> Token:
@@ -39,8 +39,11 @@ def connected(made: DevToken, **options: Any) -> Iterator[Token]:
 def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until it holds."""
     until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it did not come to pass in time"
+    while True:
+        over = time.monotonic() >= until
+        if what():
+            return
+        assert not over, "it did not come to pass in time"
         time.sleep(0.02)
 
 

@@ -22,6 +22,7 @@ from hsmd.daemon.forwarding import Forwarder, threads
 from hsmd.daemon.receivers import frame, message, open_receiver
 from tests.audits import Notary, like
 from tests.receivers import Syslog, Webhook, authority, context, frames, parsed
+from tests.stand import free_port
 
 NAME = "siem"
 
@@ -197,8 +198,7 @@ def test_a_receiver_that_is_down_then_slow(place: Place) -> None:
     """Who needs more time than there is for a batch gets smaller ones."""
     place.notary.fill("worker-0", 12)
     server = place.syslog()
-    with server.listening():
-        pass  # it knows its port now
+    server.port = free_port()
     forwarder = place.forwarder(
         f"syslog+tls://127.0.0.1:{server.port}", batch_records=24, timeout_seconds=2.0
     )

@@ -71,7 +71,8 @@ class Rsyslog:
     def messages(self) -> list[Message]:
         """What it has written, in that order."""
         file = self.folder / "received"
-        return [parsed(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+        *whole, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]  # one may be half written
+        return [parsed(line) for line in whole]
 
     def lines(self, chain: str) -> list[bytes]:
         """Each line once, in the order in which they came first."""

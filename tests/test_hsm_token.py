@@ -316,14 +316,17 @@ def test_a_key_loaded_too_late_is_not_left_behind(token: Token) -> None:
     root = token.find("root")
     blob = token.generate(AES_256, root)
     before = dict(live(token).handles.objects)
+    begun = threading.Event()
     with live(token).anchor_lock, ThreadPoolExecutor(1) as pool:
 
         def load() -> None:
-            with token.within(0.2):
+            with token.within(1):
+                begun.set()
                 token.unwrap(AES_256, blob, root)
 
         loading = pool.submit(load)
-        time.sleep(0.4)
+        assert begun.wait(60)
+        time.sleep(1.2)
         live(token).anchor_lock.release()
         with pytest.raises(Error) as late:
             loading.result()
