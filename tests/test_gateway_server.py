@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,10 @@ class TestCalls:
     def test_many_calls_over_one_connection_and_all_channels(self, rest: Rest, daemon: Daemon) -> None:
         daemon.peers.clear()
         connection = rest.connect()
-        for number in range(40):
+        give_up = time.monotonic() + 60
+        for number in count():  # a channel that was closed or was slow takes part later
+            if number >= 40 and (len(daemon.peers) >= 4 or time.monotonic() > give_up):
+                break
             connection.request("POST", ENCRYPT, json.dumps({**PLAIN, "plain_text": f"n{number}"}), TOKEN)
             assert connection.getresponse().read()
             assert crypto_pb2.EncryptDataRequest.FromString(daemon.seen[-1][1]).plain_text == b"n%d" % number
@@ -373,7 +377,7 @@ class TestTheDaemonGoesAndComes:
     def own(self, tmp_path: Path, authority: Authority) -> Iterator[tuple[Daemon, Rest]]:
         daemon = Daemon(authority, encrypted)
         daemon.start()
-        rest = Rest(tmp_path, authority, daemon.port, deadline_seconds=2.0).start()
+        rest = Rest(tmp_path, authority, daemon.port).start()
         yield daemon, rest
         rest.stop()
         daemon.stop()
@@ -389,8 +393,8 @@ class TestTheDaemonGoesAndComes:
         while rest.kms("encrypt-data", PLAIN).status != 200:
             assert time.monotonic() < give_up
 
-    def test_a_late_answer(self, own: tuple[Daemon, Rest]) -> None:
-        daemon, rest = own
+    def test_a_late_answer(self, tmp_path: Path, authority: Authority, daemon: Daemon) -> None:
+        rest = Rest(tmp_path, authority, daemon.port, deadline_seconds=2.0).start()
         hold = threading.Event()
 
         def late(method: str, request: bytes) -> bytes:
@@ -401,6 +405,7 @@ class TestTheDaemonGoesAndComes:
             answer = rest.kms("encrypt-data", PLAIN)
             hold.set()
         assert (answer.status, answer.json["error"]["error_code"]) == (503, "KMS.0104")
+        rest.stop()
 
     def test_being_told_to_reconnect_costs_no_call(self, tmp_path: Path, authority: Authority) -> None:
         create = f"/v1.0/{PROJECT}/kms/create-key"

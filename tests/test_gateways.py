@@ -176,7 +176,12 @@ def test_a_daemon_that_was_away_hears_of_all(tmp_path: Path) -> None:
         stand.restart_daemon()
         eventually(lambda: sum(each["detail"]["count"] for each in records(stand, source)) == 5)
         assert {each["result"] for each in records(stand, source)} == {"KMS.0104"}
-        last = elsewhere()
-        stand.rest("POST", "/v9/none", {}, source=last)
-        stand.gateway.stop(20)
-        assert [each["result"] for each in records(stand, last)] == ["APIGW.0101"]
+        for _ in range(3):
+            last, before = elsewhere(), stand.log("gateway")
+            stand.rest("POST", "/v9/none", {}, source=last)
+            stand.gateway.stop(20)
+            told = records(stand, last)
+            if told or "not in the audit log" not in stand.log("gateway").removeprefix(before):
+                break  # there is a second for it: a daemon that was late is asked once more
+            stand.start_gateway()
+        assert [each["result"] for each in told] == ["APIGW.0101"]

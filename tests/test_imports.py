@@ -504,7 +504,7 @@ def test_killed_while_material_comes_and_goes(own: Stand, tmp_path: Path) -> Non
     turns = threading.Semaphore(0)
 
     def work() -> None:
-        with own.client(deadline=5.0) as one:
+        with own.client() as one:
             while True:
                 try:
                     deleted(one, key)
