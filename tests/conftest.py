@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hsmd.client import Client
 from tests.calls import Operation
@@ -10,6 +11,12 @@ from tests.policies import worker
 from tests.specs import Keys
 from tests.stand import CLUSTERS, NOWHERE, PATIENT, Stand, Tenant, standing
 from tests.stores import empty_url, postgresql_server, sqlite_store, sqlite_url, store, store_url
+
+# A machine that stands still for a while says nothing about what is examined.
+settings.register_profile(
+    "unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
 
 __all__ = [  # fixtures
     "empty_url",
@@ -25,13 +32,13 @@ __all__ = [  # fixtures
 @pytest.fixture(scope="session")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """One daemon and gateway for every test that leaves them as they are (keys it may make)."""
-    settings = {
+    patient = {
         **PATIENT,
         "HSMD__LIMITS__KEYS_PER_PROJECT": "100000",
         "HSMD__GRPC__WORKERS": "2",  # what one of them changed counts for the other
         "HSMD__GATEWAY__WORKERS": "2",
     }
-    one = Stand(tmp_path_factory.mktemp("stand"), settings)
+    one = Stand(tmp_path_factory.mktemp("stand"), patient)
     one.add_clusters(*CLUSTERS)
     one.add_peer(NOWHERE)
     try:
@@ -56,7 +63,7 @@ def reader(stand: Stand) -> Tenant:
 @pytest.fixture(scope="session")
 def client(stand: Stand) -> Iterator[Client]:
     """The development user over gRPC."""
-    with stand.client() as one:
+    with stand.client(deadline=60.0) as one:  # the service itself is patient
         yield one
 
 
@@ -70,7 +77,7 @@ def keys(client: Client) -> Keys:
 @pytest.fixture(scope="session")
 def strange(stand: Stand, stranger: Tenant) -> Iterator[Client]:
     """The stranger over gRPC."""
-    with stand.client(stranger) as one:
+    with stand.client(stranger, deadline=60.0) as one:
         yield one
 
 
@@ -84,10 +91,10 @@ def rest(stand: Stand) -> Operation:
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """A stand with three keys a project and tokens that expire as they are issued."""
-    settings = {
+    limits = {
         "HSMD__LIMITS__KEYS_PER_PROJECT": "3",
         "HSMD__LIMITS__TOKEN_HOURS": "0",
         "HSMD__JOBS__ROUND_SECONDS": "60",  # its jobs would keep the disk busy to the end
     }
-    with standing(tmp_path_factory.mktemp("strict"), settings) as one:
+    with standing(tmp_path_factory.mktemp("strict"), limits) as one:
         yield one

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from functools import cache
@@ -223,6 +223,15 @@ class Stand:
         assert self.daemon is not None
         self.daemon.stop(_STOP_SECONDS)
         self.daemon = self._run("serve")
+        if self.gateway is not None and self.gateway.process.poll() is None:
+            self._reconnected()
+
+    def _reconnected(self) -> None:
+        """Wait until the gateway is connected again, or a while: not every daemon is ready soon."""
+        end = time.monotonic() + 10
+        with suppress(OSError):
+            while self.rest("GET", "/readyz").status != 200 and time.monotonic() < end:
+                time.sleep(0.1)
 
     def kill_everything(self) -> None:
         """kill -9 of every process of daemon and gateway, as a power cut would."""
