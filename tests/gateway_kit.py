@@ -58,7 +58,7 @@ class Daemon:
     answer: Callable[[str, bytes], bytes]
     seen: list[tuple[str, bytes, dict[str, str | bytes]]] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
-    port: int = 0
+    port: int = field(default_factory=free_port)  # which nobody else is given while it is stopped
     connection_age: int = 2**31 - 1  # milliseconds until clients are told to reconnect
     _server: grpc.Server | None = None
 
@@ -78,7 +78,7 @@ class Daemon:
                 ("grpc.max_connection_age_ms", self.connection_age),
             ],
         )
-        self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
+        self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         self._server.start()
 
     def stop(self) -> None:

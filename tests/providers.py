@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hsmd.daemon.certificates import Authority
+from tests.stand import free_port
 
 Reply = tuple[int, dict[str, str], Any]
 """Status, headers, and what becomes the JSON body (bytes go as they are)."""
@@ -31,7 +32,7 @@ class Provider:
 
     answer: Callable[[str, str, dict[str, str], bytes], Reply]
     ca: Path
-    port: int = 0
+    port: int = field(default_factory=free_port)  # which nobody else is given while it is stopped
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
     _context: ssl.SSLContext | None = None
@@ -62,7 +63,6 @@ class Provider:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         assert self._context is not None
         self._server.socket = self._context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False

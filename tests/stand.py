@@ -65,17 +65,23 @@ def free_port() -> int:
     """
     end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        address = ("127.0.0.1", random.randrange(_LOWEST_PORT, end))  # noqa: S311 -- no secret
-        mark = socket.socket(type=socket.SOCK_DGRAM)
-        try:
-            with socket.socket() as probe:
-                probe.bind(address)
-                mark.bind(address)
-        except OSError:
-            mark.close()
-            continue
-        _PORTS.append(mark)
-        return address[1]
+        port = random.randrange(_LOWEST_PORT, end)  # noqa: S311 -- no secret
+        if kept(port):
+            return port
+
+
+def kept(port: int) -> bool:
+    """Keep the port for this process as `free_port` does, if nobody has it."""
+    mark = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            mark.bind(("127.0.0.1", port))
+    except OSError:
+        mark.close()
+        return False
+    _PORTS.append(mark)
+    return True
 
 
 def elsewhere() -> str:

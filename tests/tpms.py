@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.stand import free_port
+from tests.stand import free_port, kept
 
 _PLACES = ("/usr/lib/*/pkcs11/libtpm2_pkcs11.so", "/usr/lib/*/libtpm2_pkcs11.so*")
 SO_PIN, PIN = "tpm-so-pin", "tpm-pin"
@@ -81,14 +81,9 @@ def running(folder: Path, label: str) -> Iterator[Tpm]:
 
 def _two_ports() -> tuple[int, int]:
     """One for commands, and the next one for control, as the TSS takes it."""
-    while True:
-        port = free_port()
-        with socket.socket() as other:
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-        return port, port + 1
+    while not kept((port := free_port()) + 1):
+        pass
+    return port, port + 1
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
