@@ -69,7 +69,7 @@ class House:
 @contextmanager
 def furnished(folder: Path, made: DevToken | None = None) -> Iterator[House]:
     """A house with the keys that initialisation makes."""
-    with connected(made or make_token(folder)) as token:
+    with connected(made or make_token(folder), deadline_seconds=50.0) as token:  # for long RSA keys
         root, *others = TOKEN_KEYS
         token.make_root_key(root)
         for label in others:

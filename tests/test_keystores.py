@@ -59,7 +59,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def owner(house: Stand) -> Iterator[Client]:
-    with house.client() as client:
+    with house.client(deadline=60) as client:  # it makes long RSA keys
         yield client
 
 

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(OPENCRYPTOKI, reason="its tokens are no folders 
 _SETTINGS = {
     "HSMD__GRPC__WORKERS": "2",
     "HSMD__HSM__LOADED_KEYS": "1",  # so that keys are unwrapped all the time
-    "HSMD__HSM__DEADLINE_SECONDS": "3",
 }
+_IMPATIENT = {"HSMD__HSM__DEADLINE_SECONDS": "3"}  # for tokens that hang
 
 
 class House:
@@ -60,8 +60,9 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    one = House(tmp_path)
+def house(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[House]:
+    """Its settings are the fixture's parameter, if there is one."""
+    one = House(tmp_path, **getattr(request, "param", {}))
     try:
         one.stand.start(gateway=False)
         yield one
@@ -152,7 +153,7 @@ def tried(client: Client, vault: str) -> str:
 @pytest.mark.soak
 def test_a_token_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
     """Also when more calls hang in it than the worker has threads."""
-    house = House(tmp_path, HSMD__GRPC__WORKERS="1", HSMD__GRPC__THREADS="4")
+    house = House(tmp_path, **_IMPATIENT, HSMD__GRPC__WORKERS="1", HSMD__GRPC__THREADS="4")
     stand = house.stand
     try:
         stand.start(gateway=False)
@@ -292,6 +293,7 @@ def test_others_are_deleted_while_it_is_away(house: House) -> None:
     assert vaults.objects(stand, "vault") == []
 
 
+@pytest.mark.parametrize("house", [_IMPATIENT], indirect=True, ids=["impatient"])
 def test_others_are_deleted_while_it_hangs(house: House) -> None:
     stand = house.stand
     with stand.client() as client:
@@ -477,6 +479,7 @@ def test_what_is_refused_never_had_an_object(tmp_path: Path) -> None:
             client.schedule_deletion(kept, 7)
             backstage(stand, "due", kept)
             eventually(lambda: vaults.objects(stand, "vault") == [])
+            eventually(lambda: rows(stand, "SELECT * FROM keystore_drafts") == [])
             before = house.folder.stat().st_mtime_ns
             with refusal("KMS.1104"):
                 client.create_key(taken, keystore_id=vault)

@@ -42,7 +42,7 @@ from tests import keyspaces
 from tests.calls import fresh
 from tests.credentials import ask, issued
 from tests.people import login, person
-from tests.stand import Stand, Tenant, standing
+from tests.stand import PATIENT, Stand, Tenant, standing
 
 TABLE = Path(__file__).with_name("permission-matrix.txt")
 
@@ -370,7 +370,7 @@ def login_of(stand: Stand, who: Tenant) -> str:
 
 @pytest.fixture(scope="module")
 def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
-    settings = {"HSMD__LIMITS__KEYS_PER_PROJECT": "100000", "HSMD__AUDIT__DURABLE": "false"}
+    settings = {**PATIENT, "HSMD__LIMITS__KEYS_PER_PROJECT": "100000", "HSMD__AUDIT__DURABLE": "false"}
     with standing(tmp_path_factory.mktemp("matrix"), settings) as stand:
         cast = Cast(stand, tmp_path_factory.mktemp("sockets"))
         friend = stand.add_tenant("friend")

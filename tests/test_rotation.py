@@ -447,7 +447,7 @@ def test_killed_while_keys_rotate(own: Stand) -> None:
     going = threading.Event()
 
     def work(key: str) -> None:
-        with own.client(deadline=5.0) as one:
+        with own.client() as one:
             for number in range(90):
                 text = b"%d" % number
                 try:

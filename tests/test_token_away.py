@@ -26,12 +26,12 @@ from tests import wrapping
 from tests.faults import absent_token, frozen_token, processes
 from tests.load import Load, encrypts, is_serving
 from tests.softhsm import MODULE, needs_folder, other_process
-from tests.stand import Stand, eventually, standing
+from tests.stand import PATIENT, Stand, eventually, standing
 
 _SOFT = {
+    **PATIENT,
     "HSMD__GRPC__WORKERS": "2",
     "HSMD__HSM__LOADED_KEYS": "1",  # so that keys are unwrapped all the time
-    "HSMD__HSM__DEADLINE_SECONDS": "2",
 }
 
 
@@ -50,7 +50,7 @@ def soft(tmp_path: Path) -> Iterator[Stand]:
 
 def test_a_token_that_hangs_under_load(tmp_path: Path) -> None:
     # One worker: another, that nobody calls, would not notice what loaded keys and random numbers don't need.
-    settings = {**_SOFT, "HSMD__GRPC__WORKERS": "1"}
+    settings = {**_SOFT, "HSMD__GRPC__WORKERS": "1", "HSMD__HSM__DEADLINE_SECONDS": "2"}
     with standing(tmp_path, settings, gateway=False) as soft, soft.client() as client, channel(soft) as one:
         keys = [client.create_key(f"key-{number}") for number in range(4)]
         blobs = {client.encrypt(key, key.encode()): key for key in keys}
@@ -87,6 +87,7 @@ def test_a_token_that_is_taken_away_and_returned(soft: Stand) -> None:
                     load.is_refused()
                 load.goes_on()
             assert load.wrong == []
+        eventually(lambda: answers(client))  # its worker may be one that the load has not come to
         for blob, key in blobs.items():
             assert client.decrypt(blob) == key.encode()
     assert processes(soft) == before
@@ -95,7 +96,7 @@ def test_a_token_that_is_taken_away_and_returned(soft: Stand) -> None:
 @needs_folder
 def test_imports_while_the_token_is_away(soft: Stand, tmp_path: Path) -> None:
     """Its keys are loaded for one call each: what is gone is found anew, nothing told but KMS.0104."""
-    with soft.client() as client:
+    with soft.client(deadline=60) as client:  # it makes a long RSA key for each request
         key = client.create_key("import", origin="external")
         made = wrapping.parameters(client, key)
         request = wrapping.request(tmp_path, made, bytes(range(32)))
@@ -116,7 +117,7 @@ def test_imports_while_the_token_is_away(soft: Stand, tmp_path: Path) -> None:
                     lambda: client.imports.ImportKeyMaterial(request),
                 ):
                     eventually(lambda: not done(call))  # noqa: B023  # called now
-            eventually(lambda: done(lambda: wrapping.parameters(client, key)))
+            eventually(lambda: done(lambda: wrapping.parameters(client, key)), 120)
         eventually(lambda: done(lambda: client.imports.ImportKeyMaterial(request)))
         assert client.decrypt(client.encrypt(key, b"data")) == b"data"
 
