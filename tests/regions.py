@@ -32,7 +32,6 @@ from tests.stand import Stand, other_token
 from tests.stores import behind_its_back
 
 CA_NAME = "hsmd development CA"
-PEER_SECONDS = 4.0
 
 
 def tokens_with_one_root(folders: Iterable[Path]) -> Iterator[Mapping[str, str]]:
@@ -134,8 +133,8 @@ class World:
         with raw_channel(self[to], pair) as channel:
             yield peers_pb2_grpc.PeersStub(channel)
 
-    def connect(self) -> None:
-        """Have every region know all others. Before they start."""
+    def connect(self, seconds: float) -> None:
+        """Have every region know all others, and wait so long for an answer. Before they start."""
         for one, stand in self.stands.items():
             others = {name: other for name, other in self.stands.items() if name != one}
             stand.settings["HSMD__REGION"] = one
@@ -150,7 +149,7 @@ class World:
                     "certificate": str(pair.certificate),
                     "key": str(pair.key),
                     "names": [f"CN:hsmd-{name}"],
-                    "deadline_seconds": PEER_SECONDS,
+                    "deadline_seconds": seconds,
                 }
                 shared = f'{{theirs = "{other.dev.domain_id}", ours = "{stand.dev.domain_id}"}}'
                 inline = ", ".join(f"{option} = {json.dumps(value)}" for option, value in table.items())
@@ -179,15 +178,19 @@ def make_world(
     shared: tuple[str, ...],
     foreign: tuple[str, ...] = (),
     settings: Mapping[str, Mapping[str, str]] | None = None,
+    seconds: float = 15.0,
 ) -> World:
-    """Regions that share a root key, and regions with one of their own; nothing is started."""
+    """Regions that share a root key, and regions with one of their own; nothing is started.
+
+    They wait so many seconds for each other's answers.
+    """
     tokens = dict(zip(shared, tokens_with_one_root(folder / name for name in shared), strict=True))
     stands = {
         name: Stand(folder / name, (settings or {}).get(name), own=True, token=tokens.get(name))
         for name in (*shared, *foreign)
     }
     world = World(stands)
-    world.connect()
+    world.connect(seconds)
     return world
 
 

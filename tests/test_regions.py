@@ -334,7 +334,7 @@ def test_replicated_while_it_rotates(world: World, east: Client, west: Client) -
 
     def turn() -> None:
         with world.client("east") as client:
-            while not stop.is_set():
+            while not stop.wait(0.1):  # a hundred a day are all there may be
                 rotate(client, key)
                 blobs.append(client.encrypt(key, b"turn"))
 
