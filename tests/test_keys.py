@@ -321,9 +321,12 @@ def test_filters(client: Client, rest: Operation) -> None:
     client.schedule_deletion(pending, 7)
 
     def ids(**wanted: object) -> set[str]:
-        page = listed(client, limit=1000, **wanted)
-        assert page.total == len(page.keys)
-        return set(page.keys)
+        found = list[str]()
+        while (page := listed(client, limit=1000, marker=len(found), **wanted)).truncated:
+            found += page.keys
+        found += page.keys
+        assert page.total == len(found)
+        return set(found)
 
     assert {enabled, disabled, pending} & ids(key_state=keys_pb2.KEY_STATE_ENABLED) == {enabled}
     assert {enabled, disabled, pending} & ids(key_state=keys_pb2.KEY_STATE_DISABLED) == {disabled}

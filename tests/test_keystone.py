@@ -51,6 +51,7 @@ def settings(url: str, ca: Path, folder: Path, rules: list[dict[str, Any]]) -> d
         "HSMD__KEYSTONE__CA": str(ca),
         "HSMD__KEYSTONE__PASSWORD_FILE": str(password),
         "HSMD__KEYSTONE__CACHE_SECONDS": str(_CACHE_SECONDS),
+        "HSMD__KEYSTONE__TIMEOUT_SECONDS": "15",  # its answers come from this process, which is busy
         "HSMD__KEYSTONE__RULES": toml(rules),
         "HSMD__GRPC__WORKERS": "1",
     }

@@ -87,8 +87,9 @@ def test_the_log_is_louder_for_a_while(stand: Stand, client: Client, shell: Shel
     assert answer["log_level"] == "hsmd.hsm DEBUG"
     assert node_of(client).log_level == "hsmd.hsm DEBUG"
     eventually(lambda: told("hsmd.hsm logs DEBUG from now on") == processes)
-    shell.done("log-level", "error", "--for", "4s")  # long enough for who is busy to see it
+    shell.done("log-level", "error", "--for", "1h")
     eventually(lambda: told("hsmd logs ERROR from now on") == processes)
+    shell.done("log-level", "error", "--for", "1s")  # whoever is too busy to see it sees that it is over
     eventually(lambda: told("the log is as it was configured") == processes)
     assert node_of(client).log_level == "INFO"
     events = [each for each in stand.audit() if each["event"] == "setLogLevel" and each["result"] == "OK"]

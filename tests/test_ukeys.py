@@ -29,6 +29,7 @@ from hsmd.pb.v1.sealing_pb2 import SealRequest
 from hsmd.pb.v1.sealing_pb2_grpc import SealingStub
 from hsmd.pb.v1.service_pb2_grpc import ServiceStub
 from hsmd.pb.v1.ukeys_pb2_grpc import UkeysStub
+from tests.faults import processes
 from tests.stand import Stand, eventually, free_port
 from tests.stores import behind_its_back
 from tests.ukeys import Crew, Holder, SoftUkey
@@ -515,7 +516,8 @@ def test_a_revoked_ukey_is_out_from_the_next_call_on(place: Place) -> None:
 def test_the_registry_outlives_a_killed_warden_and_a_restart_and_sessions_do_not(place: Place) -> None:
     with place.crew.client(place.bob) as client:
         before = listed(client)
-        warden = next(each for each in place.stand.workers() if _is_warden(place, each))
+        found = processes(place.stand, workers=1)
+        (warden,) = [pid for pid, name in found.items() if name == "warden"]
         os.kill(warden, signal.SIGKILL)
         again = eventually(lambda: _tried(lambda: client.begin_login(UKEYS)))
         refused(lambda: listed(client))  # a session of the one before
@@ -524,16 +526,6 @@ def test_the_registry_outlives_a_killed_warden_and_a_restart_and_sessions_do_not
     place.stand.restart_daemon()
     with place.crew.client(place.bob) as client:
         assert listed(client) == before
-
-
-def _is_warden(place: Place, pid: int) -> bool:
-    """The process that listens at the administrators' door."""
-    wanted = f":{place.crew.port:04X} "
-    tables = (Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6"))
-    lines = [line for table in tables for line in table.splitlines()]
-    listening = [line.split()[9] for line in lines if wanted in line and line.split()[3] == "0A"]
-    sockets = {f"socket:[{inode}]" for inode in listening}
-    return any(str(each.readlink()) in sockets for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _tried(call: Callable[[], Any]) -> Any:
