@@ -179,16 +179,13 @@ class GatewayPeer(Revocable):
         return self._signed(call, method, request, text)
 
     def _signed(self, call: Call, method: Method, request: Message, access_key: str) -> Identity:
-        canonical = self.metadata.get("hsmd-canonical-request-bin")
+        shown = self.metadata.get
+        canonical = shown("hsmd-canonical-request-bin")
         if not isinstance(canonical, bytes):
             raise Error(IDENTITY_REFUSED, reason="what was signed is missing")
-        evidence = Signature(
-            access_key=access_key,
-            date=str(self.metadata.get("hsmd-sdk-date", "")),
-            canonical_request=canonical,
-            signature=str(self.metadata.get("hsmd-signature", "")),
-            security_token=str(self.metadata.get("hsmd-security-token", "")),
-        )
+        date, signature = str(shown("hsmd-sdk-date", "")), str(shown("hsmd-signature", ""))
+        security_token = str(shown("hsmd-security-token", ""))
+        evidence = Signature(access_key, date, canonical, signature, security_token)
         try:
             _check_route(canonical, method, request)
             return signatures.by_signature(call, evidence)
