@@ -78,16 +78,13 @@ class Keyring:
         Raises what the operation raises, and Error(UNAVAILABLE) when the token is away.
         """
         slot = (owner, version)
-        try:  # without the lock, as this is the way of each call: either step is whole for threads
-            handle = self._loaded[slot]
-            self._loaded.move_to_end(slot)
-        except KeyError:  # not there, or forgotten this moment
-            return self._use_anew(slot, key, operation, moment)
-        try:
-            metrics.KEYRING_USES.inc("hit")
-            return operation(handle)
-        except ObjectGone:
-            self._drop(slot, handle)
+        handle = self._found(slot)
+        if handle is not None:
+            try:
+                metrics.KEYRING_USES.inc("hit")
+                return operation(handle)
+            except ObjectGone:
+                self._drop(slot, handle)
         return self._use_anew(slot, key, operation, moment)
 
     def forget(self, owner: str) -> None:
@@ -107,6 +104,15 @@ class Keyring:
             self._loaded.clear()
             self._versions.clear()
         self._destroy(gone, "lost")
+
+    def _found(self, slot: tuple[str, int]) -> Handle | None:
+        """Without the lock, as this is the way of each call: either step is whole for threads."""
+        try:
+            handle = self._loaded[slot]
+            self._loaded.move_to_end(slot)
+        except KeyError:  # not there, or forgotten this moment
+            return None
+        return handle
 
     def _use_anew(
         self,

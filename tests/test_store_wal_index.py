@@ -1,9 +1,14 @@
 """What tells of commits on SQLite costs SQLite nothing: its locks stay, and no descriptors pile up."""
 
+import mmap
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
+
+from hsmd.errors import UNAVAILABLE, Error
 from hsmd.store import Store
 from hsmd.store.keys import insert_key
 from tests.stores import child, make_key, make_version, path_of, seal
@@ -44,11 +49,11 @@ def opened(path: str) -> list[str]:
 
 def test_locks_stay_when_another_store_of_the_process_is_closed(sqlite_store: Store, sqlite_url: str) -> None:
     add(sqlite_store, 1)
-    before = sqlite_store.version()
+    sqlite_store.version()
     assert locked(sqlite_url)
     for _ in range(3):
         with closing(Store(sqlite_url, seal)) as other:
-            assert other.version() == before
+            other.version()
     assert locked(sqlite_url)
     sqlite_store.close()
     assert sqlite_store.version() is not None
@@ -81,3 +86,56 @@ def test_stores_that_are_closed_leave_no_descriptors(sqlite_url: str) -> None:
             add(store, number)
             store.version()
         assert len(opened(f"{path_of(sqlite_url)}-shm")) <= 2  # of the last one only, the mapping's own too
+
+
+def test_a_link_to_the_file_is_followed(sqlite_url: str, tmp_path: Path) -> None:
+    """SQLite does so, and its index lies beside the file itself; what lies beside the link is another's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    link = folder / "link.db"
+    link.symlink_to(path_of(sqlite_url))
+    (folder / "link.db-shm").write_bytes(bytes(32768))
+    with closing(Store(f"sqlite:///{link}", seal)) as store, closing(Store(sqlite_url, seal)) as other:
+        store.check()
+        before = store.version()
+        add(other, 1)
+        assert store.version() != before
+
+
+def test_an_index_that_is_made_again_is_another(sqlite_url: str) -> None:
+    """It has an empty log as the one before had, and so the same header."""
+    with closing(Store(sqlite_url, seal)) as store:
+        before = store.version()
+        store.close()
+        with closing(Store(sqlite_url, seal)) as other:
+            add(other, 1)
+        assert store.version() != before
+
+
+def test_a_store_without_the_log_is_refused(sqlite_url: str) -> None:
+    """Whatever was left beside it would never change."""
+    path = path_of(sqlite_url)
+    with closing(Store(sqlite_url, seal)) as store:
+        store.version()
+        left = path.with_name(f"{path.name}-shm").read_bytes()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    path.with_name(f"{path.name}-shm").write_bytes(left)
+    with closing(Store(sqlite_url, seal)) as store, pytest.raises(Error) as caught:
+        store.version()
+    assert caught.value.fault is UNAVAILABLE
+
+
+def test_what_can_not_be_mapped_costs_one_descriptor(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(sqlite_url, seal)) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(mmap, "mmap", Mock(side_effect=OSError("no memory")))
+            for _ in range(3):
+                with pytest.raises(Error):
+                    store.version()
+            assert len(opened(f"{path_of(sqlite_url)}-shm")) <= 3  # SQLite's own, too
+        before = store.version()
+        add(store, 1)
+        assert store.version() != before

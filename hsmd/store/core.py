@@ -13,7 +13,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
@@ -83,8 +82,7 @@ class Store:
     def __init__(self, url: str, seal: Seal | None) -> None:
         self.seal = seal
         self._url = engine.parse(url)
-        self._path = engine.sqlite_path(self._url)
-        self._sqlite = self._path is not None
+        self._sqlite = self._url.get_backend_name() == "sqlite"
         self._readers = engine.build(self._url, writing=False)
         self._writers = engine.build(self._url, writing=True)
         self._writing = threading.Lock()
@@ -95,8 +93,9 @@ class Store:
 
     def check(self) -> None:
         """The store is there and has this program's schema. Raises StoreError, Error."""
-        if self._path is not None and not self._path.exists():
-            raise StoreError(f"there is no store at {self._path}: {_UPGRADE}")
+        path = engine.sqlite_path(self._url)
+        if path is not None and not path.exists():
+            raise StoreError(f"there is no store at {path}: {_UPGRADE}")
         found = self._revision()
         if found is None:
             raise StoreError(f"the store is empty: {_UPGRADE}")
@@ -106,6 +105,7 @@ class Store:
             raise StoreError(f"the store has schema {found}, this hsmd knows {REVISION}: a newer hsmd is due")
         if self._sqlite and self._journal_mode() != "wal":
             raise StoreError(f"the store is a copy that lost its journal mode: {_UPGRADE}")
+        self.version()
 
     def describe(self) -> str:
         """The kind of database and its schema, like "sqlite, schema 0001". Raises Error."""
@@ -144,11 +144,10 @@ class Store:
 
         Good for "the same as before?" only. Raises Error.
         """
-        path = self._path
-        if path is None:
+        if not self._sqlite:
             return self.last_change()
         index = self._index
-        return (self._watched(path) if index is None else index).header()
+        return (self._watched() if index is None else index).header()
 
     def scrub(self) -> bool:
         """Overwrite what commits replaced, as destroying does by itself; False when others prevented it.
@@ -207,33 +206,35 @@ class Store:
         with self.read() as tx:
             return tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
 
-    def _watched(self, path: Path) -> WalIndex:
+    def _watched(self) -> WalIndex:
         """The store's index, and a connection of our own, which keeps it there."""
         with TRANSLATED, self._watching:
-            if self._index is None:
+            index = self._index
+            if index is None:
                 self._same_process()
-                watch = self._readers.raw_connection()
-                try:
-                    watch.cursor().execute("SELECT count(*) FROM sqlite_master").fetchall()
-                    self._index = WalIndex(path)
-                except BaseException:
-                    watch.invalidate()
-                    raise
-                self._watch = watch
-            return self._index
+                self._drop_watch()
+                self._watch = watch = self._readers.raw_connection()
+                index = self._index = WalIndex(_driven(watch))
+            return index
 
     def _drop_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.invalidate()
-            self._watch = self._index = None
+        watch, self._watch, self._index = self._watch, None, None
+        if watch is not None:
+            watch.invalidate()
+
+
+def _driven(connection: "PoolProxiedConnection") -> sqlite3.Connection:
+    """The driver's own connection."""
+    driver = connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError("an SQLite connection is due")
+    return driver
 
 
 def _scrub(connection: Connection) -> bool:
     """Overwrite what commits replaced, which SQLite's log still holds; whether it is done. Commits stand."""
-    driver = connection.connection.driver_connection
+    driver = _driven(connection.connection)
     try:
-        if not isinstance(driver, sqlite3.Connection):
-            raise TypeError("an SQLite connection is due")
         driver.execute(f"PRAGMA busy_timeout={_SCRUB_MILLIS}")
         try:
             busy: int = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

@@ -2,11 +2,13 @@
 
 In WAL mode each commit writes a header at the beginning of the file `-shm`, which all connections have
 mapped (https://www.sqlite.org/walformat.html, 2.1). `PRAGMA data_version` compares the same bytes, between
-locks and with the interpreter's lock let go of: an eighth of what a call takes (docs/decisions/0028).
+locks and with the interpreter's lock let go of: a tenth of what a call takes (docs/decisions/0028).
 """
 
+import itertools
 import mmap
 import os
+import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,48 +16,73 @@ from pathlib import Path
 from hsmd.store.faults import AWAY, faulted
 
 _HEADER_BYTES = 48  # a counter of commits, the log's length, its checksum so far and its salts
+_FORMAT = (3007000).to_bytes(4, "little"), (3007000).to_bytes(4, "big")  # in the machine's byte order
+_IS_INITIALISED = 12  # the place of a byte that is 1 then
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Mapped:
+    path: Path
     file: int
-    memory: mmap.mmap
+    memory: mmap.mmap | None = None
 
 
 # POSIX ends all locks that a process has on a file when it closes any descriptor of it, SQLite's locks too.
-# So nothing is closed here that has a name: SQLite's last connection unlinks it.
+# So nothing is closed here that is there under its name: SQLite's last connection removes it.
 _mapped: dict[tuple[int, int], _Mapped] = {}  # by device and inode
 _lock = threading.Lock()
+_numbers = itertools.count()
 
 
 class WalIndex:
-    """The WAL index of a store, to be made while a connection that has read is open, and used as long."""
+    """The WAL index of the store that a connection has open, good as long as that stays open."""
 
-    def __init__(self, store: Path) -> None:
-        """Raises Error(UNAVAILABLE)."""
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Raises Error(UNAVAILABLE), also for a store that is not in WAL mode or has another format of it."""
+        self._number = next(_numbers)  # an index that was removed may look the same when it is made again
         try:
-            self._memory = _memory(store.with_name(f"{store.name}-shm"))
-        except OSError as error:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # makes it, if need be
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            (path,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+            self._memory = _memory(Path(f"{path}-shm"))  # SQLite's own path: links are followed
+            found = self._memory[:_HEADER_BYTES]
+            if mode != "wal" or found[:4] not in _FORMAT or not found[_IS_INITIALISED]:
+                raise FileNotFoundError(f"{path} has no WAL index that can be read")
+        except (OSError, ValueError) as error:
             raise faulted(AWAY) from error
 
-    def header(self) -> bytes:
-        """48 bytes that differ after any commit, by whichever thread or process.
+    def header(self) -> tuple[int, bytes]:
+        """What differs after any commit, by whichever thread or process.
 
-        One that is read while it is written differs from those before and behind, and is followed by another.
+        What is read while it is written is followed by something else.
         """
-        return self._memory[:_HEADER_BYTES]
+        return self._number, self._memory[:_HEADER_BYTES]
 
 
 def _memory(path: Path) -> mmap.mmap:
     with _lock:
-        for place, each in list(_mapped.items()):
-            if os.fstat(each.file).st_nlink == 0:
-                os.close(_mapped.pop(place).file)  # who uses its memory keeps it
-        there = path.stat()
-        place = there.st_dev, there.st_ino
+        for place in [place for place, each in _mapped.items() if _is_gone(place, each)]:
+            os.close(_mapped.pop(place).file)  # who uses its memory keeps that
+        place = _place(path.stat())
         if place not in _mapped:
-            if there.st_size < _HEADER_BYTES:
-                raise FileNotFoundError(f"{path} is no WAL index yet")
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            _mapped[place] = _Mapped(file, mmap.mmap(file, _HEADER_BYTES, prot=mmap.PROT_READ))
-        return _mapped[place].memory
+            _mapped[_place(os.fstat(file))] = _Mapped(path, file)
+        found = _mapped.get(place)
+        if found is None:
+            raise FileNotFoundError(f"another file came in the place of {path}")
+        if found.memory is None:
+            found.memory = mmap.mmap(found.file, _HEADER_BYTES, prot=mmap.PROT_READ)
+        return found.memory
+
+
+def _is_gone(place: tuple[int, int], mapped: _Mapped) -> bool:
+    if os.fstat(mapped.file).st_nlink:
+        return False
+    try:
+        return _place(mapped.path.stat()) != place
+    except FileNotFoundError:
+        return True
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
