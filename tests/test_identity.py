@@ -89,6 +89,11 @@ def test_users_and_projects_by_name_or_id(stand: Stand, scoped_by: str) -> None:
         assert answer.json["token"]["project"]["id"] == stand.dev.project_id
 
 
+def lasting(projects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that no other test left here: their names are of `tests.people.name`."""
+    return [each for each in projects if not re.search("-[0-9a-f]{20}$", each["name"])]
+
+
 def test_a_token_without_project_lists_but_does_not_act(stand: Stand) -> None:
     for scope in (None, {"domain": {"name": "development"}}):
         answer = _ask(stand, _by_name(stand), scope)
@@ -97,7 +102,7 @@ def test_a_token_without_project_lists_but_does_not_act(stand: Stand) -> None:
         token = answer.headers["X-Subject-Token"]
         refused(stand.kms("list-keys", {}, token=token), "KMS.0305")
         projects = stand.rest("GET", "/v3/projects", token=token)
-        assert [each["id"] for each in projects.json["projects"]] == [stand.dev.project_id]
+        assert [each["id"] for each in lasting(projects.json["projects"])] == [stand.dev.project_id]
 
 
 def test_a_token_over_grpc(client: Client, stand: Stand) -> None:
@@ -309,11 +314,14 @@ def test_listings(stand: Stand) -> None:
         "/v3/regions": {"regions": [region], "links": links},
     }.items():
         answer = stand.rest("GET", path, token=token)
-        assert (answer.status, answer.json) == (200, expected), path
+        seen = {**answer.json}
+        if "projects" in seen:
+            seen["projects"] = lasting(seen["projects"])
+        assert (answer.status, seen) == (200, expected), path
 
 
 def test_listings_over_grpc(stand: Stand, client: Client, strange: Client, stranger: Tenant) -> None:
-    (project,) = client.identity.ListProjects(pb.ListProjectsRequest()).projects
+    (project,) = client.identity.ListProjects(pb.ListProjectsRequest(name=stand.dev.region)).projects
     assert (project.id, project.domain_id) == (stand.dev.project_id, stand.dev.domain_id)
     (domain,) = client.identity.ListDomains(pb.ListDomainsRequest()).domains
     assert domain.id == stand.dev.domain_id
