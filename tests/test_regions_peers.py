@@ -490,7 +490,7 @@ def test_who_waits_for_a_region_holds_nobody_else_up(world: World, east: Client)
 
 
 def refused_replica(world: World, key: str) -> str:
-    with world.client("east") as client, refusal("KMS.0104") as seen:
+    with world.client("east", deadline=60.0) as client, refusal("KMS.0104") as seen:
         replicate(world, client, key, "west", fresh())
     return seen.last.code
 
