@@ -28,7 +28,8 @@ from hsmd.hsm.probe import Capability
 from hsmd.hsm.refusal import Refusal
 from hsmd.tracing import span
 
-_PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung
+_PING_LIMIT = 3.0  # a ping is short work: after this long the token counts as hung,
+_PING_SHARE = 0.3  # or after this share of a deadline that is longer than the usual one
 _CHECK_VALUE_BYTES = 8
 _ENCRYPT: Work = ("encrypt", "AES_GCM")
 _DECRYPT: Work = ("decrypt", "AES_GCM")
@@ -315,7 +316,8 @@ class Token(PassageWork):
     def _ping(self) -> None:
         """The keeper's turn: use the token, and tidy up what others left behind."""
         desk = self._desk()
-        desk.limit = min(_PING_LIMIT, desk.limit)
+        deadline = self._link.settings.deadline
+        desk.limit = min(max(_PING_LIMIT, _PING_SHARE * deadline), deadline)
         self.alive()
         self._destroy_withdrawn()
         with self._desks_lock:
