@@ -43,6 +43,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     one.add_peer(NOWHERE)
     try:
         one.start()
+        one.clusters_come()
         yield one
     finally:
         one.stop()

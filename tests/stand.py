@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -215,6 +216,13 @@ class Stand:
         self.daemon = self._run("serve")
         if gateway:
             self.start_gateway()
+
+    def clusters_come(self) -> None:
+        """Each process is connected to the keystores' tokens; for this a start waits only 5 seconds."""
+        clusters = self.settings["HSMD__KEYSTORES"].count("cluster_id")
+        processes = 1 + int({**_BRISK, **self.settings}["HSMD__GRPC__WORKERS"])
+        pattern = r" (\S+) hsmd\.hsm\.link: The HSM token of keystore cluster (\S+) is connected"
+        eventually(lambda: len(set(re.findall(pattern, self.log()))) == clusters * processes)
 
     def start_gateway(self) -> None:
         self.gateway = self._run("gateway")

@@ -52,6 +52,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     stand.add_clusters(*CLUSTERS)
     try:
         stand.start()
+        stand.clusters_come()
         yield stand
     finally:
         stand.stop()
@@ -598,6 +599,7 @@ def test_it_is_kept(tmp_path: Path) -> None:
     stand.add_clusters("vault-1", "vault-2")
     try:
         stand.start(gateway=False)
+        stand.clusters_come()
         with stand.client() as client:
             made, off = vaults.make(client, "vault-1"), vaults.make(client, "vault-2")
             key, resting = (client.create_key(fresh(), keystore_id=each) for each in (made, off))
@@ -632,6 +634,7 @@ def test_a_row_that_was_changed_is_refused(tmp_path: Path) -> None:
     stand.add_clusters("vault-1")
     try:
         stand.start(gateway=False)
+        stand.clusters_come()
         with stand.client() as client:
             made = vaults.make(client, "vault-1")
             key = client.create_key(fresh(), keystore_id=made)
