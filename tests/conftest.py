@@ -1,5 +1,10 @@
 """Fixtures that several test files share."""
 
+import os
+
+# Read when gRPC is imported. With it, what is forked while a thread is inside gRPC crashes now and then.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 from collections.abc import Iterator
 
 import pytest
