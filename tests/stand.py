@@ -278,7 +278,10 @@ class Stand:
     # Callers
 
     def client(self, who: Tenant | None = None, **options: Any) -> Client:
+        """As patient as the daemon is told to be, and then some."""
         certificate, key = (who.certificate, who.key) if who else (self.dev.certificate, self.dev.key)
+        own = float(self.settings.get("HSMD__GRPC__DEADLINE_SECONDS", "0"))
+        options = {"deadline": max(20.0, own + 10), **options}
         return Client(self.dev.grpc, ca=self.dev.ca, certificate=certificate, key=key, **options)
 
     def sdk(self, who: Tenant | None = None, *, secret: str | None = None) -> kms.KmsClient:
