@@ -154,6 +154,17 @@ def listed(client: Client, **wanted: Any) -> keys_pb2.ListKeysResponse:
     return response
 
 
+def all_listed(client: Client, **wanted: Any) -> list[keys_pb2.Key]:
+    """What list-keys finds, on all pages: a stand that many tests share has more keys than one page holds."""
+    found: list[keys_pb2.Key] = []
+    while True:
+        page = listed(client, limit=1000, marker=len(found), **wanted)
+        found += page.key_details
+        if not page.truncated:
+            assert page.total == len(found)
+            return found
+
+
 Operation = Callable[[str, object], Answer]
 """A KMS operation over REST: name and body."""
 

@@ -8,7 +8,7 @@ import pytest
 from hsmd.client import Client
 from hsmd.pb.v1 import deletion_pb2, keys_pb2
 from tests.backstage import backstage
-from tests.calls import Operation, fresh, listed, refusal, refused, sequence, snapshot
+from tests.calls import Operation, all_listed, fresh, refusal, refused, sequence, snapshot
 from tests.stand import Stand, eventually
 
 DAY = 24 * 60 * 60 * 1000
@@ -145,4 +145,5 @@ def test_a_key_whose_day_has_come_is_gone_for_good(stand: Stand, client: Client,
     assert client.create_key(alias) != key_id  # the alias is free
     with refusal("KMS.2201"):
         client.decrypt(blob)
-    assert key_id not in listed(client, key_state=keys_pb2.KEY_STATE_PENDING_DELETION, limit=1000).keys
+    waiting = all_listed(client, key_state=keys_pb2.KEY_STATE_PENDING_DELETION)
+    assert key_id not in {each.key_id for each in waiting}

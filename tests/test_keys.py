@@ -10,7 +10,18 @@ import pytest
 from hsmd.client import Client
 from hsmd.pb.v1 import keys_pb2
 from hsmd.pb.v1.keys_pb2 import KeyState
-from tests.calls import KEY_CALLS, Operation, fresh, listed, refusal, refused, sequence, snapshot, urn
+from tests.calls import (
+    KEY_CALLS,
+    Operation,
+    all_listed,
+    fresh,
+    listed,
+    refusal,
+    refused,
+    sequence,
+    snapshot,
+    urn,
+)
 from tests.stand import Stand
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -321,12 +332,7 @@ def test_filters(client: Client, rest: Operation) -> None:
     client.schedule_deletion(pending, 7)
 
     def ids(**wanted: object) -> set[str]:
-        found = list[str]()
-        while (page := listed(client, limit=1000, marker=len(found), **wanted)).truncated:
-            found += page.keys
-        found += page.keys
-        assert page.total == len(found)
-        return set(found)
+        return {each.key_id for each in all_listed(client, **wanted)}
 
     assert {enabled, disabled, pending} & ids(key_state=keys_pb2.KEY_STATE_ENABLED) == {enabled}
     assert {enabled, disabled, pending} & ids(key_state=keys_pb2.KEY_STATE_DISABLED) == {disabled}

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from hsmd.client import Client
 from hsmd.pb.v1 import keys_pb2
 from tests.backstage import backstage
-from tests.calls import Operation, fresh, listed, record, refusal, refused, sequence
+from tests.calls import Operation, all_listed, fresh, record, refusal, refused, sequence
 from tests.specs import OPTIONAL, USAGES, Keys
 from tests.stand import Stand, standing
 
@@ -27,9 +27,9 @@ def test_every_spec_and_usage(client: Client, keys: Keys, rest: Operation, spec:
     assert told.key_state == keys_pb2.KEY_STATE_ENABLED
     shown = rest("describe-key", {"key_id": key_id}).json["key_info"]
     assert (shown["key_spec"], shown["key_usage"], shown["origin"]) == (spec, usage, "kms")
-    page = listed(client, key_spec=spec, limit=1000)
-    assert key_id in page.keys
-    assert {keys_pb2.KeySpec.Name(each.key_spec) for each in page.key_details} == {f"KEY_SPEC_{spec}"}
+    found = {each.key_id: keys_pb2.KeySpec.Name(each.key_spec) for each in all_listed(client, key_spec=spec)}
+    assert key_id in found
+    assert set(found.values()) == {f"KEY_SPEC_{spec}"}
 
 
 @pytest.mark.parametrize("spec", USAGES)
