@@ -10,6 +10,7 @@ from hsmd.hsm.connection import Connection
 from tests.softhsm import DevToken
 
 PATIENCE = 60.0
+PROMPTLY = 15.0  # the five seconds that are promised, and ten for a busy machine
 
 
 def opened(made: DevToken, **options: Any) -> Token:

@@ -113,7 +113,7 @@ def is_sqlite(url: str) -> bool:
 def behind_its_back(url: str, statement: str, *values: object) -> list[Any]:
     """Run SQL as someone who has the database but not our program: no foreign keys, no seals."""
     if is_sqlite(url):
-        with closing(sqlite3.connect(path_of(url), isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path_of(url), timeout=30, isolation_level=None)) as connection:
             return connection.execute(statement, values).fetchall()
     if _superuser(url).closed:
         _superuser.cache_clear()

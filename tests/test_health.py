@@ -140,15 +140,19 @@ def test_an_audit_log_that_can_not_be_written(watched: Stand, connection: grpc.C
     """It shows without a call that fails, and its return without one that succeeds."""
     eventually(lambda: is_serving(connection))
     before = len(alerts(watched))
+
+    def told() -> int:
+        return sum("not ready: the audit log can't be used" in line for line in alerts(watched)[before:])
+
     with without_files(watched):
         eventually(lambda: not is_ready(watched))
         eventually(lambda: not serves(connection, "hsmd.v1.Service"))
+        eventually(lambda: told() == WORKERS)
         time.sleep(3 * readiness.PAUSE_SECONDS)
     eventually(lambda: is_ready(watched))
     eventually(lambda: is_serving(connection))
-    told = alerts(watched)[before:]
-    assert sum("not ready: the audit log can't be used" in line for line in told) == WORKERS
-    assert len(told) <= ALERTS
+    assert told() == WORKERS
+    assert len(alerts(watched)[before:]) <= ALERTS
     eventually(
         lambda: resumed(watched) == ["worker-0", "worker-1"]
     )  # one of them may be ready before the other

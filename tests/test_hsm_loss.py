@@ -20,7 +20,7 @@ from pkcs11 import Attribute
 from hsmd.algorithms import AES_256
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
-from tests.hsm_parts import connected, eventually, live
+from tests.hsm_parts import PROMPTLY, connected, eventually, live
 from tests.softhsm import MODULE, make_token, needs_folder
 
 _MODULE = ctypes.CDLL(str(MODULE))  # the copy that is loaded already
@@ -226,16 +226,16 @@ def test_the_token_is_taken_away_and_put_back(tmp_path: Path) -> None:
         folder.rename(tmp_path / "away")
         close_all_sessions(token)
         eventually(lambda: token.status().state == "away" and "absent" in token.status().detail)
+        began = time.monotonic()
         for _ in range(20):
-            began = time.monotonic()
             with pytest.raises(Error) as away:
                 token.random(8)
             assert away.value.fault is UNAVAILABLE
-            assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PROMPTLY
         (tmp_path / "away").rename(folder)
         back = time.monotonic()
         eventually(lambda: token.status().state == "connected")
-        assert time.monotonic() - back < 5
+        assert time.monotonic() - back < PROMPTLY
         assert token.status().detail == ""
         key = token.unwrap(AES_256, blob, token.find("root"))
         assert len(token.encrypt(key, bytes(12), b"data", b"")) == 20
