@@ -108,13 +108,13 @@ def test_a_worker_that_is_killed_takes_nothing_along(limited: Stand, tenants: li
 
     def answers() -> bool:
         try:
-            with limited.client(tenants[1], deadline=2) as one:
+            with limited.client(tenants[1], deadline=8) as one:
                 one.random(8)
         except ApiError as error:
             return error.code == "APIGW.0308"
         return True
 
-    eventually(answers)
+    eventually(answers, 60)
     with limited.client(tenants[2]) as one:
         done = admitted(one, 40)
     took = time.monotonic() - started

@@ -121,7 +121,7 @@ def _planted(message: Any, canaries: Canaries, spared: str, depth: int = 3) -> N
 
 def _answered(call: Any, request: bytes, metadata: tuple[tuple[str, str], ...]) -> str:
     try:
-        call(request, timeout=20, metadata=metadata)
+        call(request, timeout=60, metadata=metadata)
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"
