@@ -4,6 +4,7 @@ The rules run in this process, over a real token and a real store. The other reg
 it is asked, what others do just then.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +19,7 @@ from hsmd.errors import QUOTA_EXCEEDED, REGION_UNAVAILABLE, REPLICAS_PRESENT, Er
 from hsmd.store import keys as key_rows
 from hsmd.store import replicas as rows
 from hsmd.store.keys import KeyVersion
-from hsmd.store.replicas import PENDING, REPLICATED, Replica
+from hsmd.store.replicas import HEIR, PENDING, REPLICATED, Replica
 from tests.test_time_passes import House, house, refused
 
 __all__ = ["house"]  # the fixture
@@ -39,6 +40,7 @@ class Region:
     offers: list[Offer] = field(default_factory=list)
     sent: list[tuple[int, bytes, int]] = field(default_factory=list)  # version, wrapped, current
     has: set[str] = field(default_factory=set)  # ids of keys
+    moved: list[Handover] | None = None  # what made it the primary, where that may be
 
     shared_domains = frozenset[tuple[str, str]]()
 
@@ -57,7 +59,8 @@ class Region:
         return key_id in self.has
 
     def hand_over(self, handover: Handover, _request_id: str) -> None:
-        raise AssertionError(handover)
+        assert self.moved is not None
+        self.moved.append(handover)
 
     def follow(self, key_id: str, region: str, _request_id: str) -> bool:
         raise AssertionError((key_id, region))
@@ -178,6 +181,23 @@ def test_a_refusal_after_the_offer_takes_nothing_back(house: House) -> None:
     west.meanwhile = refuse
     refused(QUOTA_EXCEEDED, lambda: replicate(house, key))
     assert state(house, key) == {"west": PENDING}
+
+
+# Moving
+
+
+def test_who_stood_still_hands_nothing_over(house: House) -> None:
+    """The move may be complete, and undone by another, by the time that it goes on."""
+    key, west = keys.create_key(house.call(), alias="key").id, region(house, "west")
+    replicate(house, key)
+    west.moved, clock = [], house.core.clock
+    house.core.clock = lambda: clock() + 3000 * next(stood)
+    stood = itertools.count()
+    refused(REGION_UNAVAILABLE, lambda: regions.update_primary(house.call(), key, "west"))
+    assert (state(house, key), west.moved) == ({"west": HEIR}, [])
+    house.core.clock = clock
+    assert regions.update_primary(house.call(), key, "west").primary_region == "west"
+    assert [each.key_id for each in west.moved] == [key]
 
 
 # Rotating

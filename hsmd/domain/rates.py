@@ -2,8 +2,8 @@
 
 A bucket is a single number: the time at which it will be full again (the generic cell rate algorithm). It
 lies in memory that the supervisor maps before it forks. Nobody locks it, so a process that is killed holds
-nothing, and a number is written whole or not at all. Two processes that take from one bucket in the same
-microsecond may take one token between them; a caller gets that one for nothing, and nobody pays for it.
+nothing, and a number is written whole or not at all. What others take while a process stands between its look
+and its word is not counted: a microsecond, unless it is held up just there.
 """
 
 import hashlib

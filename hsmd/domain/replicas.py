@@ -30,6 +30,7 @@ _SERVER_FAULT = 500
 # The rest of the second is what the clocks of two nodes may differ by.
 OFFER_MILLIS = 60 * 1000
 _LANDED_MILLIS = 3 * OFFER_MILLIS
+_FRESH_MILLIS = 2 * 1000  # what was read so long ago makes nobody the primary
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +203,7 @@ def hand_over(call: Call, key_id: str) -> Key | None:
     None when there is nothing to complete. A refusal by the heir takes it back. Raises
     Error(REGION_UNAVAILABLE) when a region can't be reached: it can be completed later.
     """
+    began = call.core.clock()
     with call.read() as tx:
         key = keys.get_key(tx, key_id)
         found = rows.replicas_of(tx, key_id)
@@ -216,6 +218,8 @@ def hand_over(call: Call, key_id: str) -> Key | None:
         key.rotation_due,
         [(each.region, each.told) for each in others],
     )
+    if call.core.clock() - began > _FRESH_MILLIS:  # others may have completed it, and moved the key back
+        raise Error(REGION_UNAVAILABLE, region=heir.region, reason="it took too long; try again")
     try:
         line(call, heir.region).hand_over(handover, call.caller.request_id)
     except Error as error:
