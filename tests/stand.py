@@ -266,6 +266,7 @@ class Stand:
 
     def _run(self, command: str) -> Child:
         environment = {**os.environ, **_BRISK, **self.settings}
+        environment.pop("GRPC_ENABLE_FORK_SUPPORT", None)  # that is for tests, see conftest.py
         argv = [str(_HSMD), command, "--config", str(self.dev.config)]
         child = Child(command, argv, self.dev.data / f"{command}.log", environment)
         try:
