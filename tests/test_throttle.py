@@ -73,17 +73,17 @@ def test_success_begins_anew() -> None:
 
 def test_what_was_good_lately_is_known() -> None:
     throttle = Throttle(capacity=3)
-    assert not throttle.is_good(USER, 0)
+    assert not throttle.is_good(USER.key, 0)
     throttle.succeeded(USER, 0)
     throttle.succeeded(USER, 100)  # too soon to count anew
-    assert throttle.is_good(USER, 899)
-    assert not throttle.is_good(USER, 901)
+    assert throttle.is_good(USER.key, 899)
+    assert not throttle.is_good(USER.key, 901)
     throttle.succeeded(USER, 1000)
     throttle.succeeded(USER, 1500)
-    assert throttle.is_good(USER, 2399)
+    assert throttle.is_good(USER.key, 2399)
     for number in range(3):
         throttle.succeeded(Limit(key(str(number)), 5), 1600)
-    assert not throttle.is_good(USER, 1600)
+    assert not throttle.is_good(USER.key, 1600)
 
 
 def test_nothing_holds_up_what_was_good_a_moment_ago() -> None:

@@ -258,10 +258,9 @@ def _shown(method: Method, call: Call, peer: Peer, request: Message) -> Identity
     who = peer.identify(call, method, request)
     if method.open and who.kind == "peer":
         raise Error(IDENTITY_REFUSED, reason="a peer region is nobody who could ask for this")
-    if who.user.domain_id:
-        sources.check(call, who.user.domain_id)
-    if who.agency_domain:
-        sources.check(call, who.agency_domain)
+    for domain in (who.user.domain_id, who.agency_domain):
+        if domain:
+            sources.check(call, domain)
     return who
 
 

@@ -81,7 +81,7 @@ class Log:
         Raises Error(UNAVAILABLE) when it isn't written after `timeout` seconds or can't be; ValueError or
         TypeError for what JSON can't hold. A later call may work again.
         """
-        # What UTF-8 can't hold, lone surrogates, becomes \udXXX, which is JSON's own spelling.
+        # What UTF-8 can't hold, lone surrogates, becomes an escape like \ud800, JSON's own spelling.
         entry = _Entry(_encode(dict(record)).encode("utf-8", "backslashreplace"))
         try:
             with Timer(metrics.AUDIT_SECONDS):

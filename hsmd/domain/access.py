@@ -70,7 +70,8 @@ def permit(
     if own.plain is Answer.ALLOWED and not policy:
         return
     call.action = action
-    call.rules, first, session = (own,), _asked(call, own, keyed, resource), Answer.ALLOWED
+    call.rules = (own,)
+    first, session = _asked(call, own, keyed, resource), Answer.ALLOWED
     if policy:
         narrower = entitlements.of_session(policy).rules(action)
         call.rules, session = (own, narrower), _asked(call, narrower, keyed, resource)

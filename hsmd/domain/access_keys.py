@@ -49,10 +49,9 @@ class NewSecret:
 
 def is_id(text: str) -> bool:
     """Whether it may be the id of an access key."""
-    plain = (
-        text.isalnum() and text.isascii() and len(text) <= _LONGEST_ID
-    )  # as ours are: a pattern takes longer
-    return plain or _ID.fullmatch(text) is not None
+    # First what ours are, as a pattern takes longer.
+    is_plain = text.isalnum() and text.isascii() and len(text) <= _LONGEST_ID
+    return is_plain or _ID.fullmatch(text) is not None
 
 
 def new_id(prefix: str = "") -> str:

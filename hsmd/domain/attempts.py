@@ -57,7 +57,7 @@ class throttled:  # noqa: N801 -- it is used as a function is; as a generator it
     def __enter__(self) -> None:
         if not self._clear:
             place, claim = self._limits()
-            known = not self._guessable and self._throttle.is_good(claim, self._now)
+            known = not self._guessable and self._throttle.is_good(self._claim, self._now)
             self._throttle.admit((claim,) if known else (place, claim), self._now)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:

@@ -73,10 +73,7 @@ class Limit:
 
 def of(core: Core, project_id: str, name: str) -> int:
     """The value of one limit that counts for the project now."""
-    known: dict[str, int] | None = core.people.known(project_id, "limits")
-    if known is None:
-        known = core.people.get(project_id, "limits", lambda: _load(core, project_id), of_none)
-    return known[name]
+    return core.people.get(project_id, "limits", lambda: _load(core, project_id), of_none)[name]
 
 
 def admit_source(call: Call) -> None:

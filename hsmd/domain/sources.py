@@ -73,9 +73,7 @@ def _spelled(text: str) -> str:
 def check(call: Call, domain_id: str) -> None:
     """Raises Error(IDENTITY_REFUSED) when the domain's rules do not allow the call's source."""
     core, source = call.core, call.caller.source
-    rules: Rules | None = core.people.known(domain_id, "sources")
-    if rules is None:
-        rules = core.people.get(domain_id, "sources", lambda: _load(core, domain_id), lambda _: (domain_id,))
+    rules = core.people.get(domain_id, "sources", lambda: _load(core, domain_id), lambda _: (domain_id,))
     if not rules.allow(source):
         raise Error(IDENTITY_REFUSED, reason=f"current ip:{source} refused")
 

@@ -49,9 +49,9 @@ class Throttle:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def is_good(self, limit: Limit, now: float) -> bool:
+    def is_good(self, key: Hashable, now: float) -> bool:
         """Whether the key has succeeded lately."""
-        return self._good.holds(limit.key, now)
+        return self._good.holds(key, now)
 
     def is_clear(self, key: Hashable, now: float) -> bool:
         """Whether nothing holds it up, and it succeeded so lately that doing so again changes nothing."""

@@ -103,9 +103,10 @@ class Store:
             raise StoreError(f"the store has schema {found}, this hsmd needs {REVISION}: {_UPGRADE}")
         if found > REVISION:
             raise StoreError(f"the store has schema {found}, this hsmd knows {REVISION}: a newer hsmd is due")
-        if self._sqlite and self._journal_mode() != "wal":
-            raise StoreError(f"the store is a copy that lost its journal mode: {_UPGRADE}")
-        self.version()
+        if self._sqlite:
+            if self._journal_mode() != "wal":
+                raise StoreError(f"the store is a copy that lost its journal mode: {_UPGRADE}")
+            self.version()  # or each call would be refused
 
     def describe(self) -> str:
         """The kind of database and its schema, like "sqlite, schema 0001". Raises Error."""

@@ -9,6 +9,7 @@ import itertools
 import mmap
 import os
 import sqlite3
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from hsmd.store.faults import AWAY, faulted
 
 _HEADER_BYTES = 48  # a counter of commits, the log's length, its checksum so far and its salts
-_FORMAT = (3007000).to_bytes(4, "little"), (3007000).to_bytes(4, "big")  # in the machine's byte order
+_FORMAT = (3007000).to_bytes(4, sys.byteorder)  # how it begins
 _IS_INITIALISED = 12  # the place of a byte that is 1 then
 
 
@@ -46,7 +47,7 @@ class WalIndex:
             (path,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
             self._memory = _memory(Path(f"{path}-shm"))  # SQLite's own path: links are followed
             found = self._memory[:_HEADER_BYTES]
-            if mode != "wal" or found[:4] not in _FORMAT or not found[_IS_INITIALISED]:
+            if mode != "wal" or not found.startswith(_FORMAT) or not found[_IS_INITIALISED]:
                 raise FileNotFoundError(f"{path} has no WAL index that can be read")
         except (OSError, ValueError) as error:
             raise faulted(AWAY) from error
