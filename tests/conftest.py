@@ -69,7 +69,7 @@ def reader(stand: Stand) -> Tenant:
 @pytest.fixture(scope="session")
 def client(stand: Stand) -> Iterator[Client]:
     """The development user over gRPC."""
-    with stand.client(deadline=60.0) as one:  # the service itself is patient
+    with stand.client() as one:
         yield one
 
 
@@ -83,7 +83,7 @@ def keys(client: Client) -> Keys:
 @pytest.fixture(scope="session")
 def strange(stand: Stand, stranger: Tenant) -> Iterator[Client]:
     """The stranger over gRPC."""
-    with stand.client(stranger, deadline=60.0) as one:
+    with stand.client(stranger) as one:
         yield one
 
 

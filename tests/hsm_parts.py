@@ -1,7 +1,6 @@
 """What the tests of the HSM room share: a token connected for one test, and waiting for a state."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +8,6 @@ from hsmd.hsm import Token, parse_address
 from hsmd.hsm.connection import Connection
 from tests.softhsm import DevToken
 
-PATIENCE = 60.0
 PROMPTLY = 15.0  # the five seconds that are promised, and ten for a busy machine
 
 
@@ -35,17 +33,6 @@ def connected(made: DevToken, **options: Any) -> Iterator[Token]:
         yield token
     finally:
         token.close()
-
-
-def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait until it holds."""
-    until = time.monotonic() + seconds
-    while True:
-        over = time.monotonic() >= until
-        if what():
-            return
-        assert not over, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 def live(token: Token) -> Connection:

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
+from hsmd import config
 from hsmd.audit import Log
 from hsmd.audit.search import export
 from hsmd.client import ApiError, Client
+from hsmd.hsm import parse_address
 from tests.audits import lines
 from tests.calls import records
 from tests.faults import processes
-from tests.softhsm import OPENCRYPTOKI
 from tests.stand import Stand, eventually, free_port, standing
 
 _BIN = Path(sys.executable).parent
@@ -376,15 +377,25 @@ def test_the_audit_key_is_made_for_an_older_token_and_never_replaced(two: Stand)
     assert signed(two, other)["records"] >= 7
 
 
+_REMOVE = """
+import sys, pkcs11
+token = pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2])
+with token.open(rw=True, user_pin=sys.stdin.read()) as session:
+    found = list(session.get_objects({pkcs11.Attribute.LABEL: "hsmd-audit-1"}))
+    assert len(found) == 2
+    for each in found:
+        each.destroy()
+"""  # in a process of its own, since a PKCS#11 module loads once
+
+
 def remove_audit_key(stand: Stand) -> None:
     """As a token was before there was such a key."""
-    tool = ["pkcs11-tool", "--module", "/usr/lib/softhsm/libsofthsm2.so", "--login", "--pin"]
-    pin = (stand.dev.data / "pin").read_text()
-    if OPENCRYPTOKI or shutil.which("pkcs11-tool") is None:
-        pytest.skip("pkcs11-tool is not installed, or the token is not SoftHSM2's")
-    for kind in ("privkey", "pubkey"):
-        subprocess.run(
-            [*tool, pin, "--delete-object", "--type", kind, "--label", "hsmd-audit-1"],
-            check=True,
-            env={**os.environ, "SOFTHSM2_CONF": str(stand.dev.data / "softhsm2.conf")},
-        )
+    hsm = config.load(stand.dev.config, stand.settings).hsm
+    place = parse_address(hsm.token)
+    subprocess.run(
+        [sys.executable, "-c", _REMOVE, str(place.module_path), str(place.token)],
+        input=stand.pin_file.read_text(),
+        text=True,
+        check=True,
+        env={**os.environ, "SOFTHSM2_CONF": str(stand.dev.data / "softhsm2.conf")},
+    )

@@ -108,11 +108,9 @@ def test_health_and_reflection(stand: Stand) -> None:
     with channel(stand) as one:
         eventually(lambda: is_serving(one))
         check = health_pb2_grpc.HealthStub(one).Check
+        serving = health_pb2.HealthCheckResponse.SERVING
         for name in ("hsmd.v1.Keys", "hsmd.v1.Crypto"):
-            request, serving = (
-                health_pb2.HealthCheckRequest(service=name),
-                health_pb2.HealthCheckResponse.SERVING,
-            )
+            request = health_pb2.HealthCheckRequest(service=name)
             eventually(lambda: check(request, timeout=20).status == serving)  # noqa: B023 -- called at once
         with pytest.raises(grpc.RpcError) as unknown:
             check(health_pb2.HealthCheckRequest(service="hsmd.v1.Nothing"), timeout=20)

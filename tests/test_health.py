@@ -117,9 +117,7 @@ def test_a_token_that_is_taken_away_under_load(watched: Stand, connection: grpc.
         assert len(own) <= ALERTS
     ours = alerts(watched, "gateway")[before_gateway:]
     reasons = [line.partition("not ready: ")[2] for line in ours]
-    late = [
-        reason for reason in reasons if reason.startswith("the daemon does not answer: ")
-    ]  # in two seconds
+    late = [each for each in reasons if each.startswith("the daemon does not answer: ")]  # in two seconds
     assert set(reasons) - set(late) == {"the daemon is not serving"}
     assert len(reasons) - len(late) <= 1 + len(late)
     eventually(lambda: "over, after" in watched.log())
@@ -153,9 +151,8 @@ def test_an_audit_log_that_can_not_be_written(watched: Stand, connection: grpc.C
     eventually(lambda: is_serving(connection))
     assert told() == WORKERS
     assert len(alerts(watched)[before:]) <= ALERTS
-    eventually(
-        lambda: resumed(watched) == ["worker-0", "worker-1"]
-    )  # one of them may be ready before the other
+    # One of them may be ready before the other.
+    eventually(lambda: resumed(watched) == ["worker-0", "worker-1"])
 
 
 def resumed(stand: Stand) -> list[str]:

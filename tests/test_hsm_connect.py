@@ -14,8 +14,9 @@ import pytest
 
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Refusal, TokenRefused, parse_address
-from tests.hsm_parts import connected, eventually, live, opened
+from tests.hsm_parts import connected, live, opened
 from tests.softhsm import MODULE, OPENCRYPTOKI, DevToken, late_token, make_token
+from tests.stand import eventually
 
 
 def other_pin(made: DevToken) -> str:
@@ -219,7 +220,7 @@ def test_no_file_of_others_is_closed(tmp_path: Path) -> None:
                 eventually(lambda: not token._link.calls.others())  # the keeper pings: nobody may be inside
                 connection.module.finalize()
                 files = [stack.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
-                eventually(lambda before=connection: token._link.live not in (None, before))  # type: ignore[misc]  # bound now
+                eventually(lambda before=connection: token._link.live not in (None, before))
                 token.alive()
             files += [stack.enter_context((tmp_path / "file").open("w")) for _ in range(20)]
             for each in files:

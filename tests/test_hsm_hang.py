@@ -28,8 +28,9 @@ import pytest
 from hsmd.algorithms import AES_256
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
-from tests.hsm_parts import connected, eventually, opened
+from tests.hsm_parts import connected, opened
 from tests.softhsm import MODULE, DevToken, make_token, other_process
+from tests.stand import eventually
 
 _CLIENT = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 
@@ -241,6 +242,17 @@ def test_a_hung_module_is_noticed_and_recovered_from(made: DevToken, server: Ser
         assert told.lost == 1
 
 
+def test_who_gives_it_long_lets_it_be_busy_for_longer(made: DevToken, server: Server, uri: str) -> None:
+    """Of the usual ten seconds a ping has three; who waits a minute and more would lose calls by that."""
+    with connected(made, uri=uri, deadline_seconds=100.0) as token:
+        server.signal(signal.SIGSTOP)
+        time.sleep(5)  # a ping begins each second
+        assert token.holds(3.0) >= 1
+        assert token.status().state == "connected"
+        server.signal(signal.SIGCONT)
+        assert len(token.random(8)) == 8
+
+
 def test_a_module_that_dies_is_reconnected(made: DevToken, server: Server, uri: str) -> None:
     told = Told()
     with connected(made, uri=uri, kind=OneByOne, on_lost=told.on_lost) as token:
@@ -251,7 +263,7 @@ def test_a_module_that_dies_is_reconnected(made: DevToken, server: Server, uri: 
                 load.goes_on()
                 server.kill()
                 eventually(lambda: token.status().state == "away")
-                eventually(lambda turn=turn: told.lost == turn + 1)  # type: ignore[misc]  # bound now
+                eventually(lambda turn=turn: told.lost == turn + 1)
                 with pytest.raises(Error) as away:
                     token.alive()
                 assert away.value.fault is UNAVAILABLE

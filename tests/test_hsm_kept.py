@@ -18,8 +18,9 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KEY_SPECS, SIGNATURE_ALGORITHMS
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import ObjectGone, Token
-from tests.hsm_parts import connected, eventually, live, opened
+from tests.hsm_parts import connected, live, opened
 from tests.softhsm import OPENCRYPTOKI, DevToken, make_token
+from tests.stand import eventually
 
 AES, RSA, EC, MAC = (KEY_SPECS[name] for name in ("AES_256", "RSA_2048", "EC_P256", "HMAC_384"))
 

@@ -20,8 +20,9 @@ from pkcs11 import Attribute
 from hsmd.algorithms import AES_256
 from hsmd.errors import UNAVAILABLE, Error
 from hsmd.hsm import Handle, ObjectGone, Token
-from tests.hsm_parts import PROMPTLY, connected, eventually, live
+from tests.hsm_parts import PROMPTLY, connected, live
 from tests.softhsm import MODULE, make_token, needs_folder
+from tests.stand import eventually
 
 _MODULE = ctypes.CDLL(str(MODULE))  # the copy that is loaded already
 
@@ -210,7 +211,7 @@ def test_threads_live_through_losses(tmp_path: Path) -> None:
                 assert live(token).generation == turn + 1
                 with gate.alone():
                     take(token)
-                eventually(lambda turn=turn: token._link._generation > turn + 1)  # type: ignore[misc]  # bound now
+                eventually(lambda turn=turn: token._link._generation > turn + 1)
             load.goes_on()
         assert not load.wrong
         assert set(load.counts) <= {"done", "gone", "UNAVAILABLE"}

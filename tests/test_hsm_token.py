@@ -20,8 +20,9 @@ from pkcs11 import Attribute, Mechanism, exceptions
 from hsmd.algorithms import ACCESS_KEY, AES_256
 from hsmd.errors import DEADLINE, FORMAT_INVALID, UNAVAILABLE, Error
 from hsmd.hsm import BadData, Handle, ObjectGone, Token, TokenRefused, operations, templates
-from tests.hsm_parts import connected, eventually, live
+from tests.hsm_parts import connected, live
 from tests.softhsm import MODEL, OPENCRYPTOKI, make_token, no_forgeries
+from tests.stand import eventually
 
 if TYPE_CHECKING:
     from hsmd.hsm.desk import Desk

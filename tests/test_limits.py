@@ -154,13 +154,34 @@ def test_on_rest_by_a_header(limited: Stand, tenants: list[Tenant]) -> None:
     assert answer.headers["Retry-After"] == "1"
 
 
+def issuing(stand: Stand, tenant: Tenant) -> list[tuple[str, object, str]]:
+    """The ways to tokens and temporary keys: method, what is shown, path."""
+    token = {"id": stand.token(tenant)}
+    password = {"user": {"id": tenant.user_id, "password": tenant.password}}
+    access_key = {"access": {"key": tenant.access_key}, "secret": {"key": tenant.secret_key}}
+    return [
+        ("token", token, "/v3/auth/tokens"),
+        ("password", password, "/v3/auth/tokens"),
+        ("hw_ak_sk", access_key, "/v3/auth/tokens"),
+        ("token", token, "/v3.0/OS-CREDENTIAL/securitytokens"),
+    ]
+
+
+@pytest.mark.parametrize("way", range(4))
+def test_tokens_and_temporary_keys_use_up_calls_of_the_project(limited: Stand, way: int) -> None:
+    tenant = limited.add_tenant(f"using-{way}")
+    method, proof, path = issuing(limited, tenant)[way]
+    scope, began = {"project": {"id": tenant.project_id}}, time.monotonic()
+    answers = [ask(limited, method, proof, scope, path=path) for _ in range(10)]
+    assert {each.status for each in answers} == {201}
+    with limited.client(tenant) as one:
+        others = admitted(one, 30)
+    assert 0 < len(answers) + others <= 20 + (time.monotonic() - began) + 1
+
+
 def test_tokens_and_temporary_keys_are_calls_of_the_project(limited: Stand) -> None:
     tenant = limited.add_tenant("issuing")
     scope = {"project": {"id": tenant.project_id}}
-    token = limited.token(tenant)
-    password = {"user": {"id": tenant.user_id, "password": tenant.password}}
-    access_key = {"access": {"key": tenant.access_key}, "secret": {"key": tenant.secret_key}}
-    keys = "/v3.0/OS-CREDENTIAL/securitytokens"
     over = threading.Event()
 
     def take_all() -> None:
@@ -173,15 +194,11 @@ def test_tokens_and_temporary_keys_are_calls_of_the_project(limited: Stand) -> N
         answer = ask(limited, method, proof, scope, path=path)
         return answer if answer.status != 201 else None
 
+    ways = issuing(limited, tenant)
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(take_all)
         try:
-            for method, proof, path in (
-                ("token", {"id": token}, "/v3/auth/tokens"),
-                ("password", password, "/v3/auth/tokens"),
-                ("hw_ak_sk", access_key, "/v3/auth/tokens"),
-                ("token", {"id": token}, keys),
-            ):
+            for method, proof, path in ways:
                 answer = eventually(lambda: kept_out(method, proof, path), 120)  # noqa: B023 -- called at once
                 refused(answer, "APIGW.0308")
                 assert record(limited, answer.headers["X-Request-Id"])["project_id"] == tenant.project_id

@@ -134,9 +134,8 @@ def test_labels_are_bounded_whatever_callers_send(watched: Watched) -> None:
 
     unknown = {"method": "other", "status": "UNIMPLEMENTED"}
     eventually(lambda: listeners.gateway().sum("hsmd_gateway_requests_total", route="other") == 10)
-    eventually(
-        lambda: listeners.daemon().sum("hsmd_calls_total", **unknown) == 40
-    )  # a page is good for a second
+    # A page is good for half a second.
+    eventually(lambda: listeners.daemon().sum("hsmd_calls_total", **unknown) == 40)
     page, rest = listeners.daemon(), listeners.gateway()
     names = {f"{service.full_name}/{method.name}" for service in all_services() for method in service.methods}
     assert page.label("hsmd_calls_total", "method") <= names | {"other"}

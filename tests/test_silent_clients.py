@@ -93,9 +93,8 @@ def test_silent_calls_starve_nobody_and_end(tmp_path: Path) -> None:
             assert client.decrypt(blob) == b"data %d" % number
             assert is_serving(other)
         assert codes(calls) == [_CANCELLED] * len(calls)
-        eventually(
-            lambda: threads(stand) <= before + 2, 90
-        )  # gRPC itself may have one more, and others for a while
+        # gRPC itself may have one more, and others for a while.
+        eventually(lambda: threads(stand) <= before + 2, 90)
         assert client.decrypt(blob) == b"data 19"
         assert "calls without a message are ended, from ipv4:127.0.0.1:" in stand.log()
 
